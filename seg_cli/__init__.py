@@ -1,0 +1,3 @@
+"""segrun: semantic-segmentation experiments from the command line."""
+
+__version__ = "0.1.0"
