@@ -1,0 +1,61 @@
+"""The config groups and their choices, read from the files in ``conf/`` without Hydra, so that it takes no time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from seg_cli.config.paths import conf_dir
+
+# Group -> what one of its choices is called, and several: in the order of the groups in conf/train.yaml.
+_NOUNS = {
+    "model": ("model", "models"),
+    "encoder": ("encoder", "encoders"),
+    "loss": ("loss", "losses"),
+    "data": ("dataset", "datasets"),
+    "augment": ("augmentation", "augmentations"),
+    "optimizer": ("optimizer", "optimizers"),
+    "scheduler": ("scheduler", "schedulers"),
+    "trainer": ("trainer", "trainers"),
+    "precision": ("precision", "precisions"),
+    "logger": ("logger", "loggers"),
+    "experiment": ("experiment", "experiments"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice of a group: its name, its line of description, and its file."""
+
+    name: str
+    line: str
+    path: Path
+
+
+def nouns(group: str) -> tuple[str, str]:
+    """What one choice of the group is called, and what several are: ``("loss", "losses")``."""
+    return _NOUNS.get(group, (group, group))
+
+
+def groups(extra: Iterable[Path] = ()) -> list[str]:
+    """The groups that have choices, in the order of ``conf/train.yaml``; others that ``extra`` folders add come last."""
+    found = {file.parent.name for folder in (conf_dir(), *extra) for file in folder.glob("*/*.yaml")}
+    return [group for group in _NOUNS if group in found] + sorted(found - set(_NOUNS) - {"hydra"})
+
+
+def choices(group: str, extra: Iterable[Path] = ()) -> list[Choice]:
+    """The choices of a group by name, with those of ``extra`` config folders. A choice of our own wins, as in Hydra."""
+    found: dict[str, Path] = {}
+    for folder in (conf_dir(), *extra):
+        for path in (folder / group).glob("*.yaml"):
+            found.setdefault(path.stem, path)
+    return [Choice(name, _first_comment(path), path) for name, path in sorted(found.items())]
+
+
+def _first_comment(path: Path) -> str:
+    """The first comment line of a file that describes it; Hydra's ``# @package`` line does not."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            return ""
+        if "@package" not in line:
+            return line.lstrip("# ").strip()
+    return ""

@@ -1,0 +1,148 @@
+"""The run-level schema: which keys a run has, and which values they take.
+
+It is checked before anything heavy is imported, so that a wrong option answers at once. The components (model, loss,
+data, ...) are not described here: their constructors check what they are given.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from omegaconf import DictConfig, OmegaConf
+
+from seg_cli.config.choices import choices
+from seg_cli.config.suggest import did_you_mean
+from seg_cli.errors import UserError
+
+COMPONENTS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "logger")
+"""The groups whose constructors check their own keys."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be: in words that follow "must be", and as a test."""
+
+    allowed: str
+    holds: Callable[[object], bool]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_folder_name(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[^/\\\s.][^/\\\n]*", value) is not None
+
+
+def _is_crop(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_whole(side) and side >= 1 for side in value)
+
+
+def _whole(least: int) -> Rule:
+    return Rule(f"a whole number >= {least}", lambda value: _is_whole(value) and value >= least)  # type: ignore[operator]
+
+
+def _one_of(*words: str) -> Rule:
+    return Rule(" or ".join([", ".join(words[:-1]), words[-1]]), lambda value: value in words)
+
+
+def _or(word: str | None, rule: Rule) -> Rule:
+    return Rule(f"{word or 'null'} or {rule.allowed}", lambda value: value == word or rule.holds(value))
+
+
+_POSITIVE = Rule("a number > 0", lambda value: _is_number(value) and value > 0)  # type: ignore[operator]
+_SEED = Rule("a whole number from 0 to 4294967295", lambda value: _is_whole(value) and 0 <= value < 2**32)  # type: ignore[operator]
+_TEXT = Rule("text", _is_text)
+
+RULES: Mapping[str, Rule] = {
+    "name": Rule("the name of a folder, without slashes", _is_folder_name),
+    "run_dir": _or(None, Rule("the path of a folder that does not exist yet", _is_text)),
+    "seed": _SEED,
+    "tags": Rule(
+        "a list of words, as in tags=[paper,draft]",
+        lambda value: isinstance(value, list) and all(isinstance(tag, str) for tag in value),
+    ),
+    "notes": _or(None, _TEXT),
+    "loader.crop": _or(None, Rule("two whole numbers >= 1, height and width, as in loader.crop=[256,256]", _is_crop)),
+    "loader.batch_size": _whole(1),
+    "loader.eval_batch_size": _whole(1),
+    "loader.workers": _or("auto", _whole(0)),
+    "encoder.name": Rule("the name of a timm model (see: segrun list encoders)", _is_text),
+    "encoder.weights": Rule("imagenet, none, or the path of a file", _is_text),
+    "encoder.lr_factor": _or("auto", _POSITIVE),
+    "trainer.max_epochs": _whole(1),
+    "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
+    "trainer.devices": _or("auto", _whole(1)),
+    "trainer.gradient_clip": _or(None, _POSITIVE),
+    "trainer.validate_every": _whole(1),
+    "trainer.early_stop": _or(None, _whole(1)),
+    "trainer.limit_batches": _or(None, _whole(1)),
+    "precision.mode": _one_of("auto", "bf16", "fp16", "fp32"),
+    "precision.channels_last": Rule("true or false", lambda value: isinstance(value, bool)),
+}
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check a composed training config.
+
+    Raises:
+        UserError: for a key that is not known or not there, and a value that is not allowed; names the key, the value
+            and what is allowed.
+        OmegaConfBaseException: if a value is missing (``???``) or refers to something that is not there.
+    """
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    values = _flatten({str(key): value for key, value in settings.items() if key not in COMPONENTS})
+    for key in values:
+        if key not in RULES:
+            raise UserError(_no_such_key(key))
+    for component in COMPONENTS:
+        if component not in settings:
+            raise UserError(f"{component}: a run needs one, and the config has none. {_choose(component)}")
+    for key, rule in RULES.items():
+        if key not in values:
+            raise UserError(f"{key}: a run needs it, and the config does not have it. It must be {rule.allowed}.")
+        if not rule.holds(values[key]):
+            raise UserError(f"{key}={_written(values[key])}: it must be {rule.allowed}.")
+
+
+def _flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings by dotted key. What stands where a section should be keeps the section's key."""
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _no_such_key(key: str) -> str:
+    sections = {name.partition(".")[0] for name in RULES if "." in name}
+    if key in sections:
+        keys = ", ".join(name for name in RULES if name.startswith(f"{key}."))
+        return f"{key}: this is a section with keys of its own, not a value: {keys}."
+    return f"{key}: there is no such key.{did_you_mean(key, RULES)} Run-level keys: {', '.join(RULES)}."
+
+
+def _choose(component: str) -> str:
+    names = [choice.name for choice in choices(component)]
+    return f"Type {component}=CHOICE, where CHOICE is one of {', '.join(names)}."
+
+
+def _written(value: object) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, list):
+        return "[" + ",".join(_written(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return str(value)

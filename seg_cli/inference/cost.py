@@ -1,0 +1,36 @@
+"""What a model costs to run."""
+
+import resource
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of learned values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.inference_mode()
+def count_flops(model: nn.Module, size: Sequence[int], in_channels: int = 3) -> int:
+    """Floating-point operations for one image of (height, width), a multiply-add counting as two.
+
+    Convolutions and matrix products are counted, as is usual. The model is run once in eval mode.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    image = torch.zeros(1, in_channels, *size, dtype=torch.uint8, device=device)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    return counter.get_total_flops()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak of this process: allocated on a CUDA device, or resident where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,100 @@
+"""What the terms of a loss share: one log-softmax for all of them, and quantities derived from it once."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+VOID = 255
+
+
+class Evidence:
+    """A batch of logits with its target, and what follows from the two, computed when first asked for.
+
+    Everything is float32, whatever the logits are, since sums over a million pixels overflow or stall in half precision.
+
+    Args:
+        logits: (N, C, H, W), any floating type.
+        target: (N, H, W), integer class indices, 255 for void.
+
+    Raises:
+        ValueError: if the shapes do not belong together.
+    """
+
+    def __init__(self, logits: Tensor, target: Tensor) -> None:
+        if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
+            raise ValueError(
+                f"logits are (N, C, H, W) and targets (N, H, W); got {tuple(logits.shape)} and {tuple(target.shape)}"
+            )
+        self.logits = logits
+        self.target = target.long()
+
+    @cached_property
+    def num_classes(self) -> int:
+        return self.logits.shape[1]
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """(N, H, W) bool: pixels that count."""
+        return self.target != VOID
+
+    @cached_property
+    def valid_count(self) -> Tensor:
+        """Number of pixels that count, at least 1, so that a batch of void alone gives 0 and not 0/0."""
+        return self.valid.sum().clamp(min=1)
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """(N, H, W) class indices; void pixels carry class 0 and must be masked by ``valid``."""
+        return self.target.masked_fill(~self.valid, 0)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """(N, C, H, W) log-probabilities."""
+        return torch.log_softmax(self.logits.float(), 1)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """(N, C, H, W) probabilities."""
+        return self.log_probs.exp()
+
+    @cached_property
+    def true_log_prob(self) -> Tensor:
+        """(N, H, W) log-probability of the true class; 0, and without gradient, at void pixels."""
+        picked = self.log_probs.gather(1, self.classes.unsqueeze(1)).squeeze(1)
+        return picked.masked_fill(~self.valid, 0)
+
+    @cached_property
+    def true_prob(self) -> Tensor:
+        """(N, H, W) probability of the true class; 0, and without gradient, at void pixels."""
+        return self.true_log_prob.exp() * self.valid
+
+    @cached_property
+    def true_counts(self) -> Tensor:
+        """(C,) number of pixels of each class."""
+        padded = torch.where(self.valid, self.target, self.num_classes).flatten()
+        ones = torch.ones_like(padded, dtype=torch.float32)
+        return ones.new_zeros(self.num_classes + 1).index_add_(0, padded, ones)[:-1]
+
+    @cached_property
+    def prob_sums(self) -> Tensor:
+        """(C,) sum of the predicted probability of each class over the pixels that count."""
+        return torch.einsum("nchw,nhw->c", self.probs, self.valid.float())
+
+    @cached_property
+    def intersections(self) -> Tensor:
+        """(C,) sum of the predicted probability of each class over that class's own pixels."""
+        zeros = self.true_prob.new_zeros(self.num_classes)
+        return zeros.index_add(0, self.classes.flatten(), self.true_prob.flatten())
+
+
+class Term(nn.Module):
+    """One loss: a function of the evidence, that can also be called alone with (logits, target)."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(N, C, H, W) logits and (N, H, W) class indices with 255 for void -> a scalar."""
+        return self.compute(Evidence(logits, target))
+
+    def compute(self, evidence: Evidence) -> Tensor:
+        """The loss of evidence that other terms may share."""
+        raise TypeError(f"{type(self).__name__} has no compute()")

@@ -1,0 +1,101 @@
+"""The confusion matrix of a split, and every standard score that follows from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+VOID = 255
+
+
+def predict_labels(logits: Tensor) -> Tensor:
+    """(N, C, H, W) logits -> (N, H, W) int64 class indices; the first of equal ones."""
+    # The indices of max are several times faster than argmax on a CPU, and the same.
+    return logits.max(1).indices
+
+
+def count(predictions: Tensor, masks: Tensor, num_classes: int) -> Tensor:
+    """Confusion counts of each image, on the device of the masks and without waiting for it.
+
+    Args:
+        predictions: (N, H, W) integer class indices.
+        masks: (N, H, W) class indices, 255 for void, which is not counted.
+        num_classes: C.
+
+    Returns:
+        (N, C, C) int64: rows truth, columns prediction.
+    """
+    images = masks.shape[0]
+    cells = (num_classes + 1) * num_classes
+    # Void is the row after the last class, and that row is dropped: no boolean indexing, which would have to wait for
+    # the device to say how many pixels are left. int32 halves the memory traffic.
+    index = masks.to(torch.int32).clamp_(max=num_classes).mul_(num_classes).add_(predictions)
+    if images > 1:
+        index += torch.arange(0, images * cells, cells, dtype=torch.int32, device=index.device).view(-1, 1, 1)
+    index = index.view(-1)
+    if index.is_cuda:
+        # bincount asks the device for the largest value, and so waits for it; adding integers is exact in any order.
+        counts = torch.zeros(images * cells, dtype=torch.int64, device=index.device)
+        counts.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))
+    else:
+        counts = torch.bincount(index, minlength=images * cells)
+    return counts.view(images, num_classes + 1, num_classes)[:, :num_classes]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a confusion matrix says; per-class arrays are (C,) float64 with NaN where a score is not defined.
+
+    Attributes:
+        pixel_accuracy: share of pixels that are right.
+        mean_accuracy: mean over the classes that occur of the share of their pixels that are right.
+        miou: mean IoU over the classes that occur in truth or prediction.
+        mean_dice: mean dice over the same classes.
+        fw_iou: IoU weighted by the frequency of the classes in the truth.
+        iou, dice, precision, recall: of each class.
+        pixels: (C,) int64, pixels of each class in the truth.
+    """
+
+    pixel_accuracy: float
+    mean_accuracy: float
+    miou: float
+    mean_dice: float
+    fw_iou: float
+    iou: np.ndarray
+    dice: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    pixels: np.ndarray
+
+
+def score(matrix: np.ndarray) -> Scores:
+    """Scores of an integer confusion matrix (C, C), rows truth, columns prediction.
+
+    A class that is absent from both has no IoU and is left out of the means. A matrix without any pixel gives NaN.
+    """
+    matrix = np.asarray(matrix, np.int64)
+    hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    union = truth + predicted - hits
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou, dice = hits / union, 2 * hits / (truth + predicted)
+        precision, recall = hits / predicted, hits / truth
+        frequency = truth / truth.sum()
+        pixel_accuracy = float(hits.sum() / matrix.sum())
+    return Scores(
+        pixel_accuracy=pixel_accuracy,
+        mean_accuracy=_mean(recall),
+        miou=_mean(iou),
+        mean_dice=_mean(dice),
+        fw_iou=float(np.nansum(frequency * iou)) if truth.sum() else float("nan"),
+        iou=iou,
+        dice=dice,
+        precision=precision,
+        recall=recall,
+        pixels=truth,
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")

@@ -1,0 +1,67 @@
+"""What several architectures are made of."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Pixel values in 0..255, uint8 or floating, to the scale that the encoder was trained with.
+
+    It is the first layer of a model, so that images travel as uint8 and are normalised on the device, and an exported
+    model needs no note on preprocessing.
+
+    Args:
+        mean, std: one a channel, for pixel values in 0..1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, -1, 1, 1)), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(1, -1, 1, 1) / torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU. The size stays as it is."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, dilation: int = 1) -> None:
+        padding = dilation * (kernel // 2)
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class SeparableConvNormAct(nn.Sequential):
+    """Depthwise 3x3, then pointwise convolution, each with batch norm and ReLU as in DeepLabV3+'s decoder."""
+
+    def __init__(self, inputs: int, outputs: int, *, dilation: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False),
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(inplace=True),
+            *ConvNormAct(inputs, outputs, 1),
+        )
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear to (height, width), with pixels as areas (``align_corners=False``); nothing where it has the size."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def init_decoder(*modules: nn.Module) -> None:
+    """He initialisation of the convolutions and unit batch norms of everything that starts from nothing."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)

@@ -1,0 +1,78 @@
+"""DeepLabV3+: Chen, Zhu, Papandreou, Schroff, Adam (2018), arXiv:1802.02611.
+
+Atrous convolutions at several rates see the deepest feature map at several scales (ASPP), and a small decoder sharpens
+the result with low-level features of stride 4. All 3x3 convolutions are depthwise separable, as in the paper.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seg_cli.models.blocks import ConvNormAct, SeparableConvNormAct, init_decoder, resize
+from seg_cli.models.encoder import Encoder
+
+
+class DeepLabV3Plus(nn.Module):
+    """DeepLabV3+ on any encoder.
+
+    Args:
+        encoder: gives feature maps; the paper's have output stride 16 or 8, and the decoder needs one of stride 4.
+        num_classes: channels of the logits.
+        channels: of the ASPP's branches and the decoder.
+        low_level_channels: to which the low-level features are reduced, so that they do not outweigh the rest (48).
+        rates: of the atrous convolutions; by default 6, 12, 18 at output stride 16, and in proportion at others.
+        dropout: share of the ASPP's channels dropped in training.
+
+    Raises:
+        UserError: if the encoder has no feature map of stride 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        num_classes: int,
+        channels: int = 256,
+        low_level_channels: int = 48,
+        rates: Sequence[int] | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if rates is None:
+            rates = [rate * 16 // encoder.strides[-1] for rate in (6, 12, 18)]
+        self.encoder = encoder
+        self.low_level = encoder.level(stride=4)
+        self.aspp = ASPP(encoder.channels[-1], channels, rates, dropout)
+        self.reduce = ConvNormAct(encoder.channels[self.low_level], low_level_channels, 1)
+        self.decoder = nn.Sequential(
+            SeparableConvNormAct(channels + low_level_channels, channels),
+            SeparableConvNormAct(channels, channels),
+        )
+        self.head = nn.Conv2d(channels, num_classes, 1)
+        init_decoder(self.aspp, self.reduce, self.decoder, self.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) pixel values in 0..255 -> logits (N, num_classes, H, W)."""
+        features = self.encoder(images)
+        x = self.aspp(features[-1])  # (N, 256, H/16, W/16)
+        low = self.reduce(features[self.low_level])  # (N, 48, H/4, W/4)
+        x = self.decoder(torch.cat((resize(x, low.shape[-2:]), low), 1))  # (N, 256, H/4, W/4)
+        return resize(self.head(x), images.shape[-2:])
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: 1x1, three atrous rates and the image's mean, side by side, then merged."""
+
+    def __init__(self, inputs: int, channels: int, rates: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [ConvNormAct(inputs, channels, 1), *(SeparableConvNormAct(inputs, channels, dilation=r) for r in rates)]
+        )
+        # No batch norm here: it cannot be estimated from a batch of one image's mean.
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, channels, 1), nn.ReLU(inplace=True))
+        self.merge = nn.Sequential(ConvNormAct((len(rates) + 2) * channels, channels, 1), nn.Dropout2d(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.pooled(x).expand(-1, -1, *x.shape[-2:])
+        return self.merge(torch.cat([*(branch(x) for branch in self.branches), pooled], 1))

@@ -1,0 +1,178 @@
+"""The encoder: any timm model that gives feature maps, with its weights and its own normalisation of the image."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import huggingface_hub.constants
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from seg_cli.errors import UserError
+from seg_cli.models.blocks import Normalize
+
+
+class Encoder(nn.Module):
+    """Feature maps of an image at falling resolution.
+
+    Args:
+        name: a timm model, as ``resnet18`` or ``convnext_tiny``.
+        weights: ``imagenet`` (timm's download from its hub), ``none`` (random), or the path of a ``.safetensors`` file
+            or PyTorch checkpoint with timm's names. Checkpoints are read without executing pickles.
+        in_channels: channels of the image; a pretrained first layer is adapted to other numbers than 3.
+        output_stride: 32, or 16 or 8 where the encoder can trade stride for dilation.
+
+    Attributes:
+        channels: channels of each feature map, shallow to deep.
+        strides: image pixels a feature pixel, in the same order.
+        pretrained: what the weights are, for results.json: ``imagenet``, ``none``, or the file's name and hash.
+
+    Raises:
+        UserError: if timm has no such model, it gives no feature maps or not at this stride, or the weights cannot be
+            had or do not fit.
+    """
+
+    def __init__(self, name: str, *, weights: str = "none", in_channels: int = 3, output_stride: int = 32) -> None:
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise UserError(f"model.encoder.output_stride={output_stride}: allowed are 8, 16 and 32.")
+        self.pretrained = weights
+        self.body = _create(name, in_channels, output_stride, download=weights == "imagenet")
+        if weights not in ("imagenet", "none"):
+            path = Path(weights).expanduser()
+            digest = _load_weights(self.body, path, name, in_channels)
+            self.pretrained = f"{path.name} sha256:{digest[:16]}"
+        self.channels: list[int] = self.body.feature_info.channels()
+        self.strides: list[int] = self.body.feature_info.reduction()
+        mean, std = self.body.pretrained_cfg["mean"], self.body.pretrained_cfg["std"]
+        self.normalize = Normalize(*(_repeat(values, in_channels) for values in (mean, std)))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, in_channels, H, W) pixel values in 0..255 -> feature maps (N, channels[i], ~H/strides[i], ~W/strides[i])."""
+        return self.body(self.normalize(images))
+
+    def level(self, stride: int) -> int:
+        """Which feature map has this stride. Raises UserError if none has."""
+        if stride not in self.strides:
+            raise UserError(
+                f"encoder.name: this encoder has feature maps of stride {', '.join(map(str, self.strides))}, and the "
+                f"model needs one of stride {stride}. Choose another encoder: segrun list encoders."
+            )
+        return self.strides.index(stride)
+
+
+def _create(name: str, in_channels: int, output_stride: int, download: bool) -> nn.Module:
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"encoder.name={name}: timm has no such model.{hint} See: segrun list encoders.")
+    options = {} if output_stride == 32 else {"output_stride": output_stride}
+    try:
+        with _offline_hub() if download and not _hub_answers() else nullcontext():
+            return timm.create_model(name, pretrained=download, features_only=True, in_chans=in_channels, **options)
+    except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:
+        wanted = f" at output stride {output_stride}" if options else ""
+        raise UserError(
+            f"encoder.name={name}: this timm model cannot give feature maps{wanted} ({error}). "
+            "Choose another encoder: segrun list encoders."
+        ) from None
+    except (RuntimeError, OSError) as error:
+        if not download:
+            raise
+        raise UserError(
+            f"encoder.weights=imagenet: the weights of '{name}' could not be downloaded "
+            f"and are not among earlier downloads ({type(error).__name__}). Three ways on: run once where there is a "
+            "network, and the download is kept for later; encoder.weights=FILE.safetensors to use a file that you have; "
+            "encoder.weights=none to start from random weights."
+        ) from None
+
+
+def _hub_answers() -> bool:
+    """Whether timm's hub can be reached; its client would retry for most of a minute before saying that it cannot."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # a proxy resolves and connects for us
+    host = urlsplit(huggingface_hub.constants.ENDPOINT)
+    try:
+        with socket.create_connection((host.hostname or "", host.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def _offline_hub() -> Iterator[None]:
+    """Only what was downloaded earlier is used, and nothing is asked for."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
+def _load_weights(body: nn.Module, path: Path, name: str, in_channels: int) -> str:
+    """Fill the encoder from a file, every tensor of it or none. Returns the file's SHA-256."""
+    state = _read_state(path)
+    # Feature extraction renames 'stem.0' to 'stem_0'; apart from that the names are timm's.
+    given = {key.replace(".", "_"): tensor for key, tensor in state.items()}
+    wanted = body.state_dict()
+    first = body.pretrained_cfg.get("first_conv")
+    missing, misfits, fitted = [], [], {}
+    for key, tensor in wanted.items():
+        value = given.get(key.replace(".", "_"))
+        if value is None:
+            missing.append(key)
+            continue
+        if in_channels != 3 and isinstance(first, str) and key.replace(".", "_") == f"{first}.weight".replace(".", "_"):
+            value = adapt_input_conv(in_channels, value.float())
+        if value.shape != tensor.shape:
+            misfits.append(f"{key} is {tuple(value.shape)} and should be {tuple(tensor.shape)}")
+        fitted[key] = value
+    if missing or misfits:
+        problems = [f"{len(missing)} of {len(wanted)} tensors are missing, as {missing[0]}"] if missing else []
+        problems += [f"{len(misfits)} have another shape: {misfits[0]}"] if misfits else []
+        raise UserError(
+            f"encoder.weights={path}: these weights do not fit encoder.name={name}: {'; '.join(problems)}. "
+            f"Give the file of a timm '{name}', or the encoder that the file belongs to."
+        )
+    body.load_state_dict(fitted)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(
+            f"encoder.weights={path}: there is no such file ({path.absolute()}). Allowed are imagenet, none, and the "
+            "path of a .safetensors file or a PyTorch checkpoint."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"encoder.weights={path}: the file cannot be read ({str(error).splitlines()[0][:200]}).") from None
+    except Exception as error:  # the unpickler's error for a file that wants to execute code
+        raise UserError(
+            f"encoder.weights={path}: the file holds more than tensors and is not loaded, since it could execute code "
+            f"({str(error).splitlines()[0][:200]}). Save its state_dict() alone, best as .safetensors."
+        ) from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"encoder.weights={path}: expected a state dict, names with tensors, and found something else.")
+    return state
+
+
+def _repeat(values: tuple[float, ...], channels: int) -> list[float]:
+    return [values[i % len(values)] for i in range(channels)]

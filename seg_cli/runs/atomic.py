@@ -1,0 +1,60 @@
+"""Files that are whole or not there: written under another name, flushed to the disk, then renamed."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from seg_cli.errors import RunFailed
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file atomically; a reader sees the old one or the new one, and a failure leaves the old one.
+
+    Args:
+        path: the file; its folder must exist.
+        write: is given the open binary file.
+
+    Raises:
+        RunFailed: if the disk is full.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunFailed(
+                f"{path}: no space is left on the disk, and the file was not written. What was there before is "
+                "untouched. Make room, or choose another disk with run_dir=DIR."
+            ) from error
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes atomically, see ``write_file``."""
+    write_file(path, lambda file: file.write(data) and None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, see ``write_file``."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically, see ``write_file``. Raises ValueError for NaN, which JSON does not have."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,43 @@
+"""The fingerprint of a run: a hash of what decides its result, and of nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from seg_cli import __version__
+
+_DECIDES = ("model", "encoder", "loss", "augment", "optimizer", "scheduler", "precision", "seed")
+_DECIDES_IN = {
+    "data": None,  # all but where it lies; what it holds is hashed apart
+    "loader": ("crop", "batch_size"),
+    "trainer": ("max_epochs", "gradient_clip", "validate_every", "early_stop", "limit_batches"),
+}
+
+
+def fingerprint(config: Mapping[str, Any], *, data: str, pretrained: str) -> str:
+    """SHA-256 of the settings that decide a result.
+
+    It is an allow-list: devices, workers, paths, names, notes and logging are not in it.
+
+    Args:
+        config: composed and resolved, as plain dicts.
+        data: the dataset's own fingerprint.
+        pretrained: what the encoder started from, with the hash of its file.
+    """
+    decides = {key: config[key] for key in _DECIDES if key in config}
+    for group, keys in _DECIDES_IN.items():
+        settings = config.get(group, {})
+        decides[group] = {key: settings.get(key) for key in (keys or settings) if key != "root"}
+    decides["encoder"] = {key: value for key, value in decides.get("encoder", {}).items() if key != "weights"}
+    decides["model"] = _without_weights_path(decides["model"])
+    decides |= {"data_content": data, "pretrained": pretrained, "version": __version__}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _without_weights_path(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's settings but for where its weights lie: their content is in ``pretrained``."""
+    encoder = model.get("encoder")
+    if not isinstance(encoder, Mapping):
+        return dict(model)
+    return {**model, "encoder": {key: value for key, value in encoder.items() if key != "weights"}}

@@ -1,0 +1,191 @@
+"""The run directory: made, written and read here and nowhere else. Its contract stands in docs/run-directory.md."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from seg_cli.errors import UserError
+from seg_cli.runs.atomic import write_json, write_text
+
+State = Literal["running", "finished", "failed", "interrupted"]
+
+SCHEMA = 1
+"""Of results.json; raised when a reader of the old form would misunderstand the new one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory and what is in it.
+
+    Every reader raises UserError naming the file if it is missing or damaged.
+    """
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, *, numbered: bool) -> "Run":
+        """Make a new run directory.
+
+        Args:
+            folder: where.
+            numbered: if the folder exists, take ``folder-2``, ``folder-3`` and so on, instead of refusing.
+
+        Raises:
+            UserError: if the folder exists or cannot be made. A run is never written over another.
+        """
+        for attempt in range(1, 1000):
+            candidate = folder if attempt == 1 else folder.with_name(f"{folder.name}-{attempt}")
+            try:
+                candidate.mkdir(parents=True)
+            except FileExistsError:
+                if numbered:
+                    continue
+                raise UserError(
+                    f"run_dir={folder}: this folder exists already, and a run is never written over another. "
+                    "Choose a new folder, or leave run_dir out."
+                ) from None
+            except OSError as error:
+                raise UserError(f"run_dir={folder}: the folder cannot be made ({error.strerror}).") from None
+            for name in ("checkpoints", "figures"):
+                (candidate / name).mkdir()
+            return cls(candidate)
+        raise UserError(f"{folder}: there are a thousand runs of this name and second already.")
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """A run directory that exists. Raises UserError if it is not one."""
+        path = Path(folder).expanduser()
+        if not (path / "config.yaml").is_file():
+            what = "is not a run directory (it has no config.yaml)" if path.is_dir() else "does not exist"
+            raise UserError(f"run={folder}: {path.absolute()} {what}. Runs are kept in outputs/<name>/<date>_<time>.")
+        return cls(path)
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    # ---- writing
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        write_json(self.folder / "environment.json", environment)
+
+    def write_status(self, state: State, *, reason: str | None = None, epoch: int = 0, step: int = 0) -> None:
+        """Update status.json; ``started`` is kept from the first call, ``ended`` set by the first that is not running."""
+        path = self.folder / "status.json"
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        started = self.status["started"] if path.is_file() else now
+        ended = None if state == "running" else now
+        write_json(
+            path,
+            {"state": state, "reason": reason, "epoch": epoch, "step": step, "started": started, "ended": ended},
+        )
+
+    def write_metrics(self, rows: list[dict[str, float | None]]) -> None:
+        """Write metrics.csv, one row an epoch; columns are all keys of all rows, empty where a row has none."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        write_text(self.folder / "metrics.csv", _to_csv(columns, ([row.get(key) for key in columns] for row in rows)))
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        write_json(self.folder / "results.json", results)
+
+    def write_per_image(self, columns: list[str], rows: Iterable[list[Any]]) -> None:
+        write_text(self.folder / "per_image.csv", _to_csv(columns, rows))
+
+    # ---- reading
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The composed, resolved configuration."""
+        path = self.folder / "config.yaml"
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{path}: the file cannot be read ({error}).") from None
+        if not isinstance(config, DictConfig) or "model" not in config:
+            raise UserError(f"{path}: this is not the configuration of a run.")
+        return config
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self._read_json("environment.json")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self._read_json("status.json")
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The final numbers. Raises UserError for a run that has none, or one of a schema newer than this program."""
+        results = self._read_json("results.json")
+        if results.get("schema") != SCHEMA:
+            raise UserError(
+                f"{self.folder / 'results.json'}: written with schema {results.get('schema')}, and this version of segrun "
+                f"reads {SCHEMA}."
+            )
+        return results
+
+    @property
+    def metrics(self) -> list[dict[str, float | None]]:
+        """metrics.csv: one dict an epoch, None where the epoch has no value."""
+        return [{key: float(value) if value else None for key, value in row.items()} for row in self._read_csv("metrics.csv")]
+
+    @property
+    def per_image(self) -> list[dict[str, str]]:
+        """per_image.csv as it is, one dict a row."""
+        return self._read_csv("per_image.csv")
+
+    def _read_csv(self, name: str) -> list[dict[str, str]]:
+        path = self.folder / name
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                return list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: the file cannot be read ({error}).") from None
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            state = "" if name == "status.json" else f" The run's state is '{self._state()}'."
+            raise UserError(f"{path}: this run has no {name}.{state}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: the file is damaged ({error}).") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: the file is damaged (it holds no JSON object).")
+        return value
+
+    def _state(self) -> str:
+        try:
+            return str(self.status.get("state", "unknown"))
+        except UserError:
+            return "unknown"
+
+
+def _to_csv(columns: list[str], rows: Iterable[list[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,331 @@
+"""Where numbers and pictures go beside the run directory: ``logger=wandb|csv|tensorboard|none`` and sums of them.
+
+Every logger is built with the same four arguments (``run_dir``, ``name``, ``config``, ``tags``) and takes what Lightning
+logs. Those that can show more than numbers are also an ``ExperimentLogger``; the runner closes them when the run is over,
+however it ends. Epochs count from 1 here, as in everything that people read.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import netrc
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+import numpy as np
+import yaml
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from seg_cli.data.labels import VOID, LabelSpace
+from seg_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from seg_cli.inference.evaluate import Example
+
+_log = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline", "disabled")
+_FINISH_TIMEOUT = 120.0  # seconds for the last uploads at the end of a run
+_SUMMARY = ("miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "fw_iou")
+_CLASS_SCORES = ("iou", "dice", "precision", "recall", "pixels")
+
+
+@runtime_checkable
+class ExperimentLogger(Protocol):
+    """A logger that shows predictions and final scores as well as curves."""
+
+    def log_predictions(self, examples: Sequence["Example"], labels: LabelSpace, epoch: int) -> None:
+        """Show truth and prediction over each example's image, as they were after ``epoch`` epochs."""
+
+    def log_results(self, results: dict[str, Any]) -> None:
+        """Keep the final scores; ``results`` is what results.json holds."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Say that the run is over; nothing is logged after that. Closing twice is fine."""
+
+
+class Csv(CSVLogger):
+    """Lightning's CSV file of every logged step, in ``<run_dir>/csv/version_<n>/``; a resumed run begins version n+1."""
+
+    def __init__(self, *, run_dir: Path, name: str, config: dict[str, Any], tags: list[str]) -> None:
+        super().__init__(save_dir=run_dir, name="csv")
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard event files in ``<run_dir>/tensorboard/``.
+
+    Raises:
+        UserError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, *, run_dir: Path, name: str, config: dict[str, Any], tags: list[str]) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "logger=tensorboard: TensorBoard is not installed. Type: pip install 'segrun[tensorboard]', "
+                "or choose logger=csv, wandb or none."
+            )
+        super().__init__(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=False)
+        if rank_zero_only.rank == 0:
+            self.experiment.add_text("config", _indent(yaml.safe_dump({"name": name, "tags": tags} | config)))
+
+    @rank_zero_only
+    def log_predictions(self, examples: Sequence["Example"], labels: LabelSpace, epoch: int) -> None:
+        for example in examples:
+            panels = (example.image, labels.paint(example.truth), labels.paint(example.prediction))
+            picture = np.concatenate(panels, axis=1)
+            self.experiment.add_image(f"predictions/{example.name}", picture, epoch, dataformats="HWC")
+
+    @rank_zero_only
+    def log_results(self, results: dict[str, Any]) -> None:
+        for key, value in _summary(results).items():
+            self.experiment.add_scalar(f"results/{key}", value, results["epochs"])
+        for split, scores in results["splits"].items():
+            self.experiment.add_text(f"results/{split}", _markdown(_class_rows(scores)), results["epochs"])
+
+    @rank_zero_only
+    def close(self, *, failed: bool = False) -> None:
+        self.finalize("failed" if failed else "success")
+
+
+class Wandb(Logger):
+    """A Weights & Biases run in ``<run_dir>/wandb/`` that starts with this object and ends with ``close``.
+
+    Whatever happens to W&B, the experiment goes on: it never asks for a key, it waits for the server at most
+    ``init_timeout`` seconds before the run is kept offline, and the first error is said once and ends the logging.
+    Lightning's own WandbLogger is not used because it promises none of this: it takes over a run that is already open,
+    sets WANDB_MODE for the whole process, and never ends a run.
+
+    Args:
+        run_dir: run directory.
+        name: what the run is called.
+        config: the resolved config.
+        tags: of the run.
+        project, entity, group: where the run is filed.
+        mode: online, offline, disabled, or auto: what WANDB_MODE or ``wandb offline`` say, and otherwise online if
+            there is a key (WANDB_API_KEY, netrc or W&B's settings) and offline if there is none.
+        init_timeout: seconds.
+
+    Raises:
+        UserError: if there is no such mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: Path,
+        name: str,
+        config: dict[str, Any],
+        tags: list[str],
+        project: str = "segrun",
+        entity: str | None = None,
+        group: str | None = None,
+        mode: str = "auto",
+        init_timeout: float = 20.0,
+    ) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise UserError(f"logger.wandb.mode={mode}: there is no such mode. Allowed are: {', '.join(MODES)}.")
+        self._run_dir, self._name = run_dir, name
+        self._run: Any = None
+        if rank_zero_only.rank == 0:
+            self._run = _start_run(
+                mode,
+                timeout=init_timeout,
+                dir=str(run_dir),
+                project=project,
+                entity=entity,
+                group=group,
+                name=name,
+                config=config,
+                tags=tags,
+            )
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """W&B's id of the run; empty where there is none."""
+        return self._run.id if self._run else ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._run_dir)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the run was started with the whole config."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = dict(metrics)
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"]) + 1  # Lightning counts from 0
+        if step is not None:
+            row["step"] = step
+        self._guarded(lambda run: run.log(row))
+
+    @rank_zero_only
+    def log_predictions(self, examples: Sequence["Example"], labels: LabelSpace, epoch: int) -> None:
+        def log(run: Any) -> None:
+            import wandb
+
+            names = dict(enumerate(labels.names)) | {VOID: "void"}
+            images = [
+                wandb.Image(
+                    example.image,
+                    caption=example.name,
+                    masks={
+                        "truth": {"mask_data": example.truth, "class_labels": names},
+                        "prediction": {"mask_data": example.prediction, "class_labels": names},
+                    },
+                )
+                for example in examples
+            ]
+            run.log({"predictions": images, "epoch": epoch})
+
+        self._guarded(log)
+
+    @rank_zero_only
+    def log_results(self, results: dict[str, Any]) -> None:
+        def log(run: Any) -> None:
+            import wandb
+
+            for split, scores in results["splits"].items():
+                header, *rows = _class_rows(scores)
+                run.log({f"{split}/classes": wandb.Table(columns=header, data=rows)})
+            run.summary.update(_summary(results))
+
+        self._guarded(log)
+
+    def finalize(self, status: str) -> None:
+        # Lightning says "success" after every fit, before the final scores are known; those still have to be logged.
+        if status == "failed":
+            self.close(failed=True)
+
+    @rank_zero_only
+    def close(self, *, failed: bool = False) -> None:
+        self._guarded(lambda run: run.finish(exit_code=int(failed)))
+        self._run = None
+
+    def _guarded(self, action: Callable[[Any], None]) -> None:
+        """Do something with the W&B run, if there still is one; the first error is said and is the last."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            _log.warning("W&B failed (%s). It logs no more of this run; the run itself goes on.", _reason(error))
+            _abandon(self._run)
+            self._run = None
+
+
+def _start_run(mode: str, *, timeout: float, **init: Any) -> Any:
+    """Start a W&B run with the arguments ``init`` of ``wandb.init``; None if that cannot be done."""
+    try:
+        import wandb
+
+        quiet = wandb.Settings(silent=True)
+        mode = _decide_mode(mode, wandb.setup(quiet).settings)
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=timeout,
+            finish_timeout=_FINISH_TIMEOUT,
+            finish_timeout_raises=True,
+        )
+
+        def start(mode: str) -> Any:
+            # create_new: a run that something else in this process left open is neither continued nor ended by ours.
+            run = wandb.init(mode=mode, reinit="create_new", settings=settings, **init)
+            run.define_metric("epoch")
+            run.define_metric("*", step_metric="epoch")
+            return run
+
+        try:
+            return start(mode)
+        except Exception as error:
+            if mode != "online":
+                raise
+            _log.warning(
+                "W&B cannot be reached (%s). The run is kept offline; to upload it later, type: wandb sync %s/wandb/offline-run-*",
+                *(_reason(error), init["dir"]),
+            )
+            return start("offline")
+    except Exception as error:
+        _log.warning("W&B cannot be used (%s); the run goes on without it.", _reason(error))
+        return None
+
+
+def _decide_mode(mode: str, settings: Any) -> str:
+    """online, offline or disabled; online only where there is a key, for W&B would ask for one."""
+    asked = os.environ.get("WANDB_MODE") or settings.mode if mode == "auto" else mode
+    if asked in ("disabled", "offline"):
+        return asked
+    if asked == "dryrun":
+        return "offline"
+    if _has_key(settings):
+        return "online"
+    if mode == "online":
+        _log.warning("logger.wandb.mode=online: there is no W&B key, so the run is kept offline. Type: wandb login")
+    return "offline"
+
+
+def _has_key(settings: Any) -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or settings.api_key:
+        return True
+    hosts = {urlsplit(settings.base_url).netloc}
+    if settings.base_url == type(settings).model_fields["base_url"].default:
+        hosts.add("api.wandb.ai")  # the public server has moved; netrc may still hold the key under the old name
+    files = (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")
+    path = next((path for file in files if file and (path := Path(file).expanduser()).is_file()), None)
+    try:
+        known = netrc.netrc(path).hosts if path else {}
+    except (netrc.NetrcParseError, OSError):
+        return False
+    return any(known[host][2] for host in hosts & known.keys())
+
+
+def _abandon(run: Any) -> None:
+    """End a W&B run after an error. Where even that fails, W&B's service is gone: clear it away for the next run."""
+    try:
+        run.finish(exit_code=1)
+    except Exception:
+        import wandb
+
+        # Raises as the service does not answer, but only after it has unhooked itself from this process.
+        with contextlib.suppress(Exception, SystemExit):
+            wandb.teardown(exit_code=1)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _summary(results: dict[str, Any]) -> dict[str, Any]:
+    """``test/miou`` and so on, and what the run cost."""
+    scores = {
+        f"{split}/{key}": values[key] for split, values in results["splits"].items() for key in _SUMMARY if key in values
+    }
+    return scores | {"best_epoch": results["best_epoch"]} | results["cost"]
+
+
+def _class_rows(scores: dict[str, Any]) -> list[list[Any]]:
+    """A header and a row a class."""
+    rows = [[name, *(values[key] for key in _CLASS_SCORES)] for name, values in scores["classes"].items()]
+    return [["class", *_CLASS_SCORES], *rows]
+
+
+def _markdown(rows: list[list[Any]]) -> str:
+    lines = ["|".join(map(str, row)) for row in rows]
+    return "\n".join([lines[0], "|".join("-" * len(rows[0])), *lines[1:]])
+
+
+def _indent(text: str) -> str:
+    """Text as a Markdown code block."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,50 @@
+"""``precision.mode``: in which number format to compute, and whether this device is made for it."""
+
+from pathlib import Path
+
+import torch
+
+from seg_cli.errors import UserError
+
+_LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve(mode: str, device: torch.device) -> str:
+    """``auto`` to ``bf16`` where the device has the instructions and ``fp32`` elsewhere; other modes as they are.
+
+    Raises UserError for fp16 on a CPU, which has no loss scaling and loses small gradients.
+    """
+    if mode == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if mode == "fp16" and device.type == "cpu":
+        raise UserError("precision=fp16: half precision needs a GPU. On a CPU choose precision=auto, bf16 or fp32.")
+    return mode
+
+
+def lightning_name(mode: str) -> str:
+    """What Lightning's Trainer calls a resolved mode."""
+    return _LIGHTNING[mode]
+
+
+def autocast_dtype(mode: str) -> torch.dtype | None:
+    """What autocast computes in for a resolved mode; None for float32 throughout."""
+    return _DTYPES[mode]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is fast on the device and not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return cpu_has_bf16()
+    return False
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself (AVX512-BF16, AMX, or Arm's bf16)."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})

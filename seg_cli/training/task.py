@@ -1,0 +1,112 @@
+"""Training and validation as Lightning runs them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from seg_cli.data.loading import Batch
+from seg_cli.losses import Sum
+from seg_cli.metrics.confusion import count, predict_labels, score
+from seg_cli.training.schedules import Schedule
+
+
+class SegmentationTask(pl.LightningModule):
+    """One model, one loss, one optimiser.
+
+    Args:
+        model: images (N, C, H, W) -> logits (N, num_classes, H, W).
+        loss: its terms are logged one by one.
+        class_names: as in the label space.
+        make_optimizer: parameter groups -> optimiser, as a ``torch.optim`` class with its settings bound.
+        schedule: of the learning rate.
+        encoder_lr_factor: learning rate of ``model.encoder`` over that of the rest.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Sum,
+        *,
+        class_names: Iterable[str],
+        make_optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        schedule: Schedule,
+        encoder_lr_factor: float,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.class_names = list(class_names)
+        self.make_optimizer, self.schedule, self.encoder_lr_factor = make_optimizer, schedule, encoder_lr_factor
+        classes = len(self.class_names)
+        self.register_buffer("matrix", torch.zeros(classes, classes, dtype=torch.int64), persistent=False)
+        self.register_buffer("loss_sum", torch.zeros(2), persistent=False)  # of the losses, of the images
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer(parameter_groups(self.model, self.encoder_lr_factor))
+        for group in optimizer.param_groups:
+            group["lr"] *= group["lr_factor"]
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(1.0, step / steps)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        loss, terms = self.loss(self.model(batch.images), batch.masks)
+        values = {"": loss.detach()} | {f"/{name}": value for name, value in terms.items()}
+        size = len(batch.names)
+        self.log_dict({f"train/loss{name}": v for name, v in values.items()}, on_step=False, on_epoch=True, batch_size=size)
+        self.log_dict({f"step/loss{name}": v for name, v in values.items()}, on_step=True, on_epoch=False, batch_size=size)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("lr", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]
+
+    def on_validation_epoch_start(self) -> None:
+        self.matrix.zero_()
+        self.loss_sum.zero_()
+
+    def validation_step(self, sizes: list[Batch], batch_index: int) -> None:
+        for batch in sizes:
+            logits = self.model(batch.images)
+            loss, _ = self.loss(logits, batch.masks)
+            images = len(batch.names)
+            self.loss_sum += torch.stack((loss.detach() * images, loss.new_tensor(images)))
+            self.matrix += count(predict_labels(logits), batch.masks, len(self.class_names)).sum(0)
+
+    def on_validation_epoch_end(self) -> None:
+        matrix = self.trainer.strategy.reduce(self.matrix, reduce_op="sum")
+        loss_sum = self.trainer.strategy.reduce(self.loss_sum, reduce_op="sum")
+        scores = score(matrix.cpu().numpy())
+        values = {
+            "val/loss": float(loss_sum[0] / loss_sum[1]),
+            "val/miou": scores.miou,
+            "val/pixel_accuracy": scores.pixel_accuracy,
+        }
+        values |= {f"val/iou/{name}": float(iou) for name, iou in zip(self.class_names, scores.iou, strict=True)}
+        # NaN is the score of what does not occur, and no logger has a place for it.
+        self.log_dict({key: value for key, value in values.items() if value == value}, rank_zero_only=True)
+
+
+def parameter_groups(model: nn.Module, encoder_lr_factor: float) -> list[dict[str, Any]]:
+    """Groups for an optimiser: encoder and the rest, each with and without weight decay.
+
+    Norms and biases are not decayed: pulling a scale to zero is no prior worth having (He 2018, arXiv:1812.01187,
+    section 3.1). ``lr_factor`` of a group multiplies the optimiser's learning rate.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr_factor": encoder_lr_factor if of_encoder else 1.0,
+            **({} if decayed else {"weight_decay": 0.0}),
+        }
+        for (of_encoder, decayed), parameters in groups.items()
+    ]
