@@ -1,4 +1,4 @@
-"""The config groups and their choices, read from the files in ``conf/`` without Hydra, so that it takes no time."""
+"""The config groups and their choices, read from the files of ``conf/`` without Hydra, so quickly."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +21,12 @@ _NOUNS = {
     "experiment": ("experiment", "experiments"),
 }
 
+SUM_GROUPS = ("loss", "augment", "logger", "tta", "metrics")
+"""The groups that take sums, ``loss=ce+dice``."""
+
+WEIGHTED_GROUPS = ("loss",)
+"""The groups whose terms take weights, ``loss=ce+2*dice``."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -33,17 +39,17 @@ class Choice:
 
 def nouns(group: str) -> tuple[str, str]:
     """What one choice of the group is called, and what several are: ``("loss", "losses")``."""
-    return _NOUNS.get(group, (group, group))
+    return _NOUNS.get(group, (f"choice of {group}", "choices"))
 
 
 def groups(extra: Iterable[Path] = ()) -> list[str]:
-    """The groups that have choices, in the order of ``conf/train.yaml``; others that ``extra`` folders add come last."""
+    """The groups that have choices, in the order of ``conf/train.yaml``; what ``extra`` adds comes last."""
     found = {file.parent.name for folder in (conf_dir(), *extra) for file in folder.glob("*/*.yaml")}
     return [group for group in _NOUNS if group in found] + sorted(found - set(_NOUNS) - {"hydra"})
 
 
 def choices(group: str, extra: Iterable[Path] = ()) -> list[Choice]:
-    """The choices of a group by name, with those of ``extra`` config folders. A choice of our own wins, as in Hydra."""
+    """The choices of a group by name, with those of ``extra`` config folders. Our own win, as in Hydra."""
     found: dict[str, Path] = {}
     for folder in (conf_dir(), *extra):
         for path in (folder / group).glob("*.yaml"):

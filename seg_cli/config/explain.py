@@ -1,9 +1,10 @@
-"""Hydra's and OmegaConf's exceptions, said again for people: what is wrong, where, what is allowed, what to type."""
+"""Hydra's and OmegaConf's exceptions, said for people: what is wrong, what is allowed, what to type."""
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -12,7 +13,13 @@ from hydra.errors import (
 )
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from seg_cli.config.choices import choices, groups, nouns
 from seg_cli.config.suggest import did_you_mean
@@ -26,8 +33,13 @@ _PACKAGES = {
 """Choices that come with packages of their own."""
 
 
-def explain(error: BaseException) -> SegrunError | None:
-    """The same in one short paragraph, or None if the error is not the user's but a bug."""
+def explain(error: BaseException, overrides: Sequence[str] = ()) -> SegrunError | None:
+    """The same in one short paragraph, or None if the error is not the user's but a bug.
+
+    Args:
+        error: what was raised while a config was composed or a job ran.
+        overrides: the command line, for errors of Hydra that do not say which option they are about.
+    """
     if isinstance(error, SegrunError):
         return error
     if isinstance(error, InstantiationException):
@@ -37,11 +49,13 @@ def explain(error: BaseException) -> SegrunError | None:
     if isinstance(error, OverrideParseException):
         return UserError(_syntax(error))
     if isinstance(error, OmegaConfBaseException):
-        return UserError(_value(error))
+        # Where our own code asked for a key that is not there, it is a bug.
+        is_bug = isinstance(error, ConfigAttributeError | ConfigKeyError)
+        return None if is_bug else UserError(_value(error))
     if isinstance(error, HydraException):
         return UserError(_composition(error))
     if isinstance(error, ValueError) and _raised_by_hydra(error):
-        return UserError(_tidy(str(error)))
+        return UserError(_not_a_name(overrides) or _tidy(str(error)))
     return None
 
 
@@ -56,17 +70,34 @@ def _missing_choice(error: MissingConfigException) -> str:
     if not name:
         return f"{group}=: a {one} is missing behind the '='. {_options(several, options)}{listed}"
     if path in _PACKAGES:
-        return f"{group}={name}: this needs a package that is not installed. Type: pip install {_PACKAGES[path]}"
-    where = re.match(r"In '([^']+/[^']+)':", str(error))
-    inside = f" (in {where[1]})" if where and not where[1].startswith((f"{group}/", "hydra/")) else ""
+        package = _PACKAGES[path]
+        return f"{group}={name}: this needs a package that is not installed. Type: pip install {package}"
+    value, inside = name, ""
+    if where := re.match(r"In '(.+)/(.+)':", str(error)):
+        if where[1] == group:
+            value = where[2]  # the sum that the name is a term of
+        elif where[1] != "hydra":
+            inside = f" (asked for in {where[1]}/{where[2]})"
     return (
-        f"{group}={name}: there is no {one} '{name}'{inside}.{did_you_mean(name, options)} "
+        f"{group}={value}: there is no {one} '{name}'{inside}.{did_you_mean(name, options)} "
         f"{_options(several, options)}{listed}"
     )
 
 
 def _options(several: str, options: Iterable[str]) -> str:
     return f"{several.capitalize()}: {', '.join(options) or 'none yet'}."
+
+
+def _not_a_name(overrides: Sequence[str]) -> str | None:
+    """Which option gives a group a number or null where the name of a choice belongs, if one does."""
+    for override in OverridesParser.create().parse_overrides([text for text in overrides if "=" in text]):
+        group = override.key_or_group
+        is_sweep = override.is_sweep_override()
+        if group in groups() and not is_sweep and not isinstance(override.value(), str | list):
+            one, several = nouns(group)
+            names = [choice.name for choice in choices(group)]
+            return f"{override.input_line}: a {one} is chosen by its name. {_options(several, names)}"
+    return None
 
 
 def _syntax(error: OverrideParseException) -> str:
@@ -78,137 +109,146 @@ def _syntax(error: OverrideParseException) -> str:
     key, _, value = override.partition("=")
     quoted = value.strip("'\"").replace('"', '\\"')
     return (
-        f"{override}: the value cannot be read. Close every bracket and quote; a text with blanks, brackets, commas "
-        f"or equals signs is quoted twice, once for the shell: '{key}=\"{quoted}\"'"
+        f"{override}: the value cannot be read. Close every bracket and quote; a text with blanks, brackets, "
+        f"commas or equals signs is quoted twice, once for the shell: '{key}=\"{quoted}\"'"
     )
 
 
 def _composition(error: HydraException) -> str:
-    """Each of Hydra's own sentences that a user can meet, and what we say instead."""
-    message = str(error)
-    for pattern, say in _SENTENCES:
-        if match := re.search(pattern, message):
-            return say(match, error)
-    if isinstance(error.__cause__, OmegaConfBaseException):
+    message, cause = str(error), error.__cause__
+    if unknown := re.match(r"Could not override '(.*)'\.\nTo append to your config use \+(.*)", message):
+        return _unknown_key(unknown[1], unknown[2], cause)
+    for pattern in _SEVERAL_VALUES:
+        if several := re.match(pattern, message):
+            return _several_values(several[1])
+    for pattern, ours in _SENTENCES.items():
+        if match := re.match(pattern, message):
+            return ours.format(*match.groups())
+    if isinstance(cause, OmegaConfBaseException):
         override = re.match(r"Error merging override (.+)", message)
-        return _value(error.__cause__, override[1] if override else None)
+        return _value(cause, override[1] if override else None)
     return _tidy(message)
 
 
-def _unknown_key(match: re.Match[str], error: HydraException) -> str:
-    key, override = match["key"], match["override"]
-    cause = error.__cause__
-    parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
-    if not isinstance(parent, DictConfig):
+_SEVERAL_VALUES = (
+    r"Ambiguous value for argument '(.*)'",
+    r"Sweep parameters '(.*)' requires --multirun",
+)
+
+_SENTENCES = {
+    r"Could not override '.*'\. No match in the defaults list\.\n.* use \+(.*)": (
+        "{0}: nothing is chosen there yet, so this needs a '+'. Type: +{0}"
+    ),
+    r"Could not override '(.*)'\.\nDid you mean to override (?:one of )?(.*)\?": (
+        "{0}: nothing is chosen there. Did you mean '{1}'?"
+    ),
+    r"Could not append to config\. An item is already at '(.*)'": (
+        "+{0}: the key is there already. Type {0}=VALUE, without the '+'."
+    ),
+    r"(.*) appears more than once in the final defaults list": (
+        "+{0}: there is a choice already. Type {0}=CHOICE, without the '+'."
+    ),
+    r"Multiple values for (.*)\. To override": (
+        "{0}: it is chosen twice. Type {0}=CHOICE without a '+'; in a file's defaults list "
+        "write 'override /{0}: CHOICE'."
+    ),
+    r"Additional config directory '(.*)' not found": "--config-dir {0}: there is no such folder.",
+    r"force-add of config groups is not supported: '\+\+(.*)'": (
+        "++{0}: a choice is made without the '+' signs. Type: {0}"
+    ),
+}
+"""Hydra's sentences that a user may meet, and what we say instead."""
+
+
+def _unknown_key(key: str, override: str, cause: BaseException | None) -> str:
+    if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
         return f"{override}: there is no key '{key}'."
-    wrong = cause.full_key or key  # the first part of the key that is not there
-    section, _, name = wrong.rpartition(".")
-    there = [str(name) for name in parent if name != "hydra"]
+    wrong = str(cause.full_key or key)  # as far as the first part that is not there
+    section = wrong.rpartition(".")[0]
+    there = [str(known) for known in cause.parent_node if known not in ("hydra", "_target_")]
     if section:
-        hint = did_you_mean(name, there)
-        return f"{override}: there is no key '{wrong}'.{hint} '{section}' has: {', '.join(there) or 'no keys'}."
-    keys = [*groups(), *_dotted(parent)]
-    return f"{override}: there is no key '{key}'.{did_you_mean(key, keys)} Keys at the top: {', '.join(there)}."
+        hint = did_you_mean(wrong, [f"{section}.{name}" for name in there])
+        listed = ", ".join(there) or "no keys"
+        return f"{override}: there is no key '{wrong}'.{hint} '{section}' has: {listed}."
+    keys = _dotted(OmegaConf.to_container(cause.parent_node, resolve=False))
+    hint = did_you_mean(key, keys) or f" At the top there is: {', '.join(there)}."
+    return f"{override}: there is no key '{key}'.{hint} All keys: segrun --cfg job"
 
 
-def _dotted(node: DictConfig, prefix: str = "") -> list[str]:
-    """All keys below a node, sections too, as they are written on the command line."""
+def _dotted(settings: object, prefix: str = "") -> list[str]:
+    """All keys, sections too, as they are written on the command line."""
     keys: list[str] = []
-    for name, value in node.items_ex(resolve=False):
-        if f"{prefix}{name}" != "hydra":
-            keys.append(f"{prefix}{name}")
-            if isinstance(value, DictConfig) and not OmegaConf.is_missing(node, name) and not value._is_none():
-                keys += _dotted(value, f"{prefix}{name}.")
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        if name != "hydra":
+            keys += [f"{prefix}{name}", *_dotted(value, f"{prefix}{name}.")]
     return keys
 
 
-def _several_values(match: re.Match[str], _: HydraException) -> str:
-    override = match["override"]
-    key, _sign, value = override.partition("=")
-    as_list = f" For a list, type {key}=[{value}]." if "(" not in value else ""
-    return f"{override}: several values mean several runs, which need -m. Type: segrun -m {override}.{as_list}"
-
-
-_SENTENCES: list[tuple[str, Callable[[re.Match[str], HydraException], str]]] = [
-    (r"Ambiguous value for argument '(?P<override>.*)'\n", _several_values),
-    (r"Sweep parameters '(?P<override>.*)' requires --multirun", _several_values),
-    (
-        r"Could not override '(?P<key>.*)'\.\nTo append to your config use \+(?P<override>.*)",
-        _unknown_key,
-    ),
-    (
-        r"Could not override '(?P<group>.*)'\. No match in the defaults list\.\n.*use \+(?P<override>.*)",
-        lambda match, _: f"{match['override']}: nothing is chosen there yet. Type: +{match['override']}",
-    ),
-    (
-        r"Could not override '(?P<group>.*)'\.\nDid you mean to override (one of )?(?P<near>.*)\?",
-        lambda match, _: f"{match['group']}: nothing is chosen there. Did you mean '{match['near']}'?",
-    ),
-    (
-        r"Could not append to config\. An item is already at '(?P<key>.*)'",
-        lambda match, _: f"+{match['key']}: the key is there already. Type {match['key']}=VALUE, without the '+'.",
-    ),
-    (
-        r"^(?P<group>.*) appears more than once in the final defaults list",
-        lambda match, _: (
-            f"+{match['group']}: there is a choice already. Type {match['group']}=CHOICE, without the '+'."
-        ),
-    ),
-    (
-        r"force-add of config groups is not supported: '\+\+(?P<override>.*)'",
-        lambda match, _: f"++{match['override']}: a choice is made without the '+' signs. Type: {match['override']}",
-    ),
-]
+def _several_values(override: str) -> str:
+    key, _, value = override.partition("=")
+    as_list = f", or {key}=[{value}] for a list" if "(" not in value else ""
+    return f"{override}: several values mean several runs, which need -m. Type segrun -m {override}{as_list}."
 
 
 def _value(error: OmegaConfBaseException, override: str | None = None) -> str:
-    key = error.full_key or ""
-    where = override or key
     reason = str(error).partition("\n")[0]
+    key = str(error.full_key or "")
+    where = override or key or "The config"
     if isinstance(error, MissingMandatoryValue):
         key = key or reason.rpartition(": ")[2]
         return f"{key}: it has no value yet. Type {key}=VALUE."
     if variable := re.search(r"Environment variable '(.*)' not found", reason):
+        instead = f", or {key}=VALUE" if key else ""
         return (
             f"{where}: it refers to the environment variable {variable[1]}, which is not set. "
-            f"Type export {variable[1]}=VALUE first, or {key}=VALUE."
+            f"Type export {variable[1]}=VALUE first{instead}."
         )
     if isinstance(error, InterpolationResolutionError):
-        return f"{where}: it refers to something that is not there ({reason}). Type {key}=VALUE."
-    return f"{where}: {reason}" if where else reason
+        instead = f" Type {key}=VALUE." if key else ""
+        return f"{where}: it refers to something that is not there ({reason}).{instead}"
+    return f"{where}: {reason}"
 
 
 def _instantiation(error: InstantiationException) -> SegrunError | None:
     """A component that could not be made: its own error says why, ours says where."""
     cause, message = error.__cause__, str(error)
-    key = _after("full_key: ", message)
+    if isinstance(cause, SegrunError | InstantiationException):
+        return explain(cause)
+    key = message.rpartition("full_key: ")[2]
     target = (re.search(r"target '([^']+)'", message) or ["", ""])[1]
-    if isinstance(cause, InstantiationException):
-        return _instantiation(cause)
-    if isinstance(cause, SegrunError):
-        return cause
+    name = target.rpartition(".")[2]
+    reason = " ".join(str(cause).split()).partition(" Are you sure")[0]
     if message.startswith("Error locating target"):
-        reason = str(cause).replace("\n", " ")
         return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).")
-    if isinstance(cause, TypeError) and (argument := re.search(r"unexpected keyword argument '(.*)'", str(cause))):
-        allowed = _parameters(target)
-        return UserError(
-            f"{key}.{argument[1]}: {target.rpartition('.')[2]} has no such setting."
-            f"{did_you_mean(argument[1], allowed)} Settings: {', '.join(allowed) or 'none'}."
-        )
-    if isinstance(cause, TypeError) and (argument := re.search(r"missing \d+ required .*?: (.*)", str(cause))):
-        return UserError(f"{key}: {target.rpartition('.')[2]} also needs {argument[1]}. Type {key}.NAME=VALUE.")
+    # A class without a constructor of its own has torch.nn.Module's, which refuses settings in its own code.
+    if isinstance(cause, TypeError) and (
+        _raised_by_hydra(cause) or reason.startswith(f"{name}.__init__() got")
+    ):
+        return UserError(_wrong_settings(key, target, name, reason))
     if isinstance(cause, ValueError):
-        return UserError(f"{key}: {_tidy(str(cause))}")
+        return UserError(f"{key}: {reason}")
     return None
+
+
+def _wrong_settings(key: str, target: str, name: str, reason: str) -> str:
+    """The settings do not fit the parameters of the constructor."""
+    allowed = _parameters(target)
+    listed = f"Settings: {', '.join(allowed) or 'none'}."
+    if unknown := re.search(r"unexpected keyword argument '(.*)'", reason):
+        hint = did_you_mean(unknown[1], allowed)
+        return f"{key}.{unknown[1]}: {name} has no such setting.{hint} {listed}"
+    if missing := re.search(r"missing \d+ required [^:]*: (.*)", reason):
+        return f"{key}: {name} also needs {missing[1]}. Type {key}.SETTING=VALUE. {listed}"
+    return f"{key}: {reason}. {listed}"
 
 
 def _parameters(target: str) -> list[str]:
     """The settings of a component: the parameters of its constructor."""
     try:
-        return [name for name in inspect.signature(get_object(target)).parameters if name != "self"]
+        parameters = inspect.signature(get_object(target)).parameters.values()
     except (ImportError, TypeError, ValueError):
         return []
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
@@ -216,10 +256,6 @@ def _raised_by_hydra(error: BaseException) -> bool:
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
     return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("hydra.")
-
-
-def _after(label: str, message: str) -> str:
-    return message.rpartition(label)[2].strip() if label in message else ""
 
 
 def _tidy(message: str) -> str:

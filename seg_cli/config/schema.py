@@ -1,13 +1,14 @@
 """The run-level schema: which keys a run has, and which values they take.
 
-It is checked before anything heavy is imported, so that a wrong option answers at once. The components (model, loss,
-data, ...) are not described here: their constructors check what they are given.
+It is checked before anything heavy is imported, so that a wrong option answers at once. The components
+(model, loss, data, ...) are not described here: their constructors check what they are given.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,11 +28,11 @@ class Rule:
     holds: Callable[[object], bool]
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -44,23 +45,27 @@ def _is_folder_name(value: object) -> bool:
 
 
 def _is_crop(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_whole(side) and side >= 1 for side in value)
+    return isinstance(value, list) and len(value) == 2 and all(_is_whole(v) and v >= 1 for v in value)
+
+
+def _is_split(value: object) -> bool:
+    return _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value)))
 
 
 def _whole(least: int) -> Rule:
-    return Rule(f"a whole number >= {least}", lambda value: _is_whole(value) and value >= least)  # type: ignore[operator]
+    return Rule(f"a whole number >= {least}", lambda value: _is_whole(value) and value >= least)
 
 
 def _one_of(*words: str) -> Rule:
-    return Rule(" or ".join([", ".join(words[:-1]), words[-1]]), lambda value: value in words)
+    return Rule(f"{', '.join(words[:-1])} or {words[-1]}", lambda value: value in words)
 
 
 def _or(word: str | None, rule: Rule) -> Rule:
     return Rule(f"{word or 'null'} or {rule.allowed}", lambda value: value == word or rule.holds(value))
 
 
-_POSITIVE = Rule("a number > 0", lambda value: _is_number(value) and value > 0)  # type: ignore[operator]
-_SEED = Rule("a whole number from 0 to 4294967295", lambda value: _is_whole(value) and 0 <= value < 2**32)  # type: ignore[operator]
+_POSITIVE = Rule("a number > 0", lambda value: _is_number(value) and value > 0)
+_SEED = Rule("a whole number from 0 to 4294967295", lambda value: _is_whole(value) and 0 <= value < 2**32)
 _TEXT = Rule("text", _is_text)
 
 RULES: Mapping[str, Rule] = {
@@ -72,7 +77,7 @@ RULES: Mapping[str, Rule] = {
         lambda value: isinstance(value, list) and all(isinstance(tag, str) for tag in value),
     ),
     "notes": _or(None, _TEXT),
-    "loader.crop": _or(None, Rule("two whole numbers >= 1, height and width, as in loader.crop=[256,256]", _is_crop)),
+    "loader.crop": _or(None, Rule("height and width in pixels, as in loader.crop=[256,256]", _is_crop)),
     "loader.batch_size": _whole(1),
     "loader.eval_batch_size": _whole(1),
     "loader.workers": _or("auto", _whole(0)),
@@ -89,28 +94,56 @@ RULES: Mapping[str, Rule] = {
     "precision.mode": _one_of("auto", "bf16", "fp16", "fp32"),
     "precision.channels_last": Rule("true or false", lambda value: isinstance(value, bool)),
 }
+"""Keys of a training run."""
+
+EVAL_RULES: Mapping[str, Rule] = {
+    "run": Rule("the path of a run directory", _is_text),
+    "split": Rule("the name of a split, or several, as in split=[val,test]", _is_split),
+    "checkpoint": _one_of("best", "last"),
+    "data.root": _or(None, _TEXT),
+    "loader.eval_batch_size": _or(None, _whole(1)),
+    "loader.workers": RULES["loader.workers"],
+    "accelerator": RULES["trainer.accelerator"],
+    "precision": _or(None, RULES["precision.mode"]),
+    "limit_batches": RULES["trainer.limit_batches"],
+}
+"""Keys of ``segrun eval``."""
 
 
 def validate(cfg: DictConfig) -> None:
     """Check a composed training config.
 
     Raises:
-        UserError: for a key that is not known or not there, and a value that is not allowed; names the key, the value
-            and what is allowed.
+        UserError: for a key that is not known or not there, and a value that is not allowed; names the key,
+            the value and what is allowed.
         OmegaConfBaseException: if a value is missing (``???``) or refers to something that is not there.
     """
-    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(settings, dict)
-    values = _flatten({str(key): value for key, value in settings.items() if key not in COMPONENTS})
-    for key in values:
-        if key not in RULES:
-            raise UserError(_no_such_key(key))
+    settings = _resolve(cfg)
     for component in COMPONENTS:
         if component not in settings:
             raise UserError(f"{component}: a run needs one, and the config has none. {_choose(component)}")
-    for key, rule in RULES.items():
+    _check({key: value for key, value in settings.items() if key not in COMPONENTS}, RULES)
+
+
+def validate_eval(cfg: DictConfig) -> None:
+    """Check a composed config of ``segrun eval``. Raises as ``validate`` does."""
+    _check(_resolve(cfg), EVAL_RULES)
+
+
+def _resolve(cfg: DictConfig) -> dict[str, object]:
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def _check(settings: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
+    values = _flatten(settings)
+    for key in values:
+        if key not in rules:
+            raise UserError(_no_such_key(key, rules))
+    for key, rule in rules.items():
         if key not in values:
-            raise UserError(f"{key}: a run needs it, and the config does not have it. It must be {rule.allowed}.")
+            raise UserError(f"{key}: the config does not have it. It must be {rule.allowed}.")
         if not rule.holds(values[key]):
             raise UserError(f"{key}={_written(values[key])}: it must be {rule.allowed}.")
 
@@ -126,12 +159,13 @@ def _flatten(settings: Mapping[str, object], prefix: str = "") -> dict[str, obje
     return flat
 
 
-def _no_such_key(key: str) -> str:
-    sections = {name.partition(".")[0] for name in RULES if "." in name}
+def _no_such_key(key: str, rules: Mapping[str, Rule]) -> str:
+    sections = {name.partition(".")[0] for name in rules if "." in name}
     if key in sections:
-        keys = ", ".join(name for name in RULES if name.startswith(f"{key}."))
+        keys = ", ".join(name for name in rules if name.startswith(f"{key}."))
         return f"{key}: this is a section with keys of its own, not a value: {keys}."
-    return f"{key}: there is no such key.{did_you_mean(key, RULES)} Run-level keys: {', '.join(RULES)}."
+    hint = did_you_mean(key, rules) or f" There are: {', '.join(rules)}."
+    return f"{key}: there is no such key.{hint}"
 
 
 def _choose(component: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like ``word``, or None where nothing is like it.
 
-    Case does not count. A dotted key may also be known by its last part alone: ``batch_size`` finds ``loader.batch_size``.
+    Case does not count. A dotted key may also be known by its last part alone: ``batch_size`` finds
+    ``loader.batch_size``.
     """
     by_spelling = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), by_spelling, n=1, cutoff=0.6)
@@ -19,6 +20,6 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'unet'?"``, to be put behind a sentence, or an empty string where nothing is like ``word``."""
+    """``" Did you mean 'unet'?"``, to go behind a sentence; empty where nothing is like ``word``."""
     found = closest(word, known)
     return f" Did you mean '{found}'?" if found else ""

@@ -1,9 +1,10 @@
 """Sums on the command line: ``loss=ce+2*dice``, ``augment=geometry+color``, ``logger=wandb+csv``.
 
-Every choice of these groups is a sum of one term, so the files of several terms merge into the sum. All that is left to
-do is to answer for a config file named ``loss/ce+2*dice`` that nobody wrote. Hydra asks config sources for files, so
-this is one: it makes up a file whose defaults list names the terms and which sets the weights. Whatever Hydra does with
-a file (the command line, defaults lists, sweeps, launchers, ``compose``) it then does with a sum.
+Every choice of these groups is a sum of one term, so the files of several terms merge into the sum. All that
+is left to do is to answer for a config file named ``loss/ce+2*dice`` that nobody wrote. Hydra asks config
+sources for files, so this is one: it makes up a file whose defaults list names the terms and which sets the
+weights. Whatever Hydra does with a file (the command line, defaults lists, sweeps, launchers, ``compose``) it
+then does with a sum.
 """
 
 import math
@@ -20,8 +21,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-SUM_GROUPS = ("loss", "augment", "logger", "tta", "metrics")
-WEIGHTED_GROUPS = ("loss",)
+from seg_cli.config.choices import SUM_GROUPS, WEIGHTED_GROUPS
 
 _SCHEME = "segrun-sums"
 
@@ -44,15 +44,16 @@ def parse(group: str, expression: str) -> list[Term]:
     """The terms of a sum, in the order written.
 
     Raises:
-        ConfigCompositionException: if a term is empty or repeated, or a weight is not a number, negative, not finite, or
-            stands in a group that takes none.
+        ConfigCompositionException: if a term is empty or repeated, or a weight is not a number, negative, not
+            finite, or stands in a group that takes none.
     """
     terms = [_parse_term(group, expression, text.strip()) for text in expression.split("+")]
     names = [term.name for term in terms]
     for name in names:
         if names.count(name) > 1:
-            hint = f" Give it a weight instead, as in {names.count(name)}*{name}." if group in WEIGHTED_GROUPS else ""
-            raise _wrong(group, expression, f"'{name}' stands there more than once.{hint}")
+            count = names.count(name)
+            instead = f" Write {count}*{name} instead." if group in WEIGHTED_GROUPS else ""
+            raise _wrong(group, expression, f"'{name}' stands there more than once.{instead}")
     return terms
 
 
@@ -60,17 +61,16 @@ def _parse_term(group: str, expression: str, text: str) -> Term:
     before, star, name = text.rpartition("*")
     before, name = before.strip(), name.strip()
     if not name:
-        raise _wrong(group, expression, "a term is missing. A sum is written as in a+b, without + or * at its ends.")
+        raise _wrong(group, expression, "a term is missing. A sum is written as in a+b or 2*a+b.")
     if not star:
         return Term(name)
     if group not in WEIGHTED_GROUPS:
-        raise _wrong(group, expression, f"the terms of '{group}' take no weights. Write '{name}' without '{before}*'.")
+        raise _wrong(group, expression, f"only a loss takes weights. Write '{name}' without '{before}*'.")
     try:
         weight = float(before)
     except ValueError:
-        raise _wrong(
-            group, expression, f"the weight '{before}' is not a number. A weight stands before its term, as in 0.5*dice."
-        ) from None
+        problem = f"the weight '{before}' is not a number. A weight stands before its term, as in 0.5*dice."
+        raise _wrong(group, expression, problem) from None
     if not math.isfinite(weight) or weight < 0:
         raise _wrong(group, expression, f"the weight {before} of '{name}' is not a finite number >= 0.")
     return Term(name, weight)
@@ -96,7 +96,8 @@ class SumSource(ConfigSource):
     def _files(self) -> ConfigRepository:
         """Everything on the search path but this source.
 
-        It is built late, when the search path is complete: ``--config-dir`` and ``hydra.searchpath`` are added behind us.
+        It is built late, when the search path is complete: ``--config-dir`` and ``hydra.searchpath`` are
+        added behind us.
         """
         others = ConfigSearchPathImpl()
         for element in self._search_path.get_path():
@@ -133,7 +134,7 @@ class SumSource(ConfigSource):
         if not self._files.config_exists(f"{group}/{name}"):
             options = self._files.get_group_options(group)
             raise MissingConfigException(
-                f"In '{group}/{expression}': Could not find '{group}/{name}'\nAvailable options: {', '.join(options)}",
+                f"In '{group}/{expression}': Could not find '{name}'. Available: {', '.join(options)}",
                 missing_cfg_file=f"{group}/{name}",
                 options=options,
             )
@@ -172,8 +173,9 @@ class SumSearchPath(SearchPathPlugin):
 class _Address(str):
     """The address of the source of sums, and the search path that it stands on.
 
-    Hydra makes a source from its address alone, and copies search paths. A copy of a search path holds a copy of this
-    address, which refers to the copied search path, so the source always looks at the files of its own search path.
+    Hydra makes a source from its address alone, and copies search paths. A copy of a search path holds a copy
+    of this address, which refers to the copied search path, so the source always looks at the files of its
+    own search path.
     """
 
     search_path: ConfigSearchPath

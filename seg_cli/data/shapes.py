@@ -1,10 +1,12 @@
 """``data=shapes``: scenes drawn on the fly, the dataset that needs no download.
 
 A scene is a function of (seed, split, index) alone. It has a textured ground, shapes that occlude one another, thin
-lines, a small and rare class, uneven light, blur and noise, and a void border around every object as VOC draws it.
-Colour says nothing about the class: only the form does.
+lines, a small and rare class, uneven light, blur and noise, and a void border around every object as VOC draws it. Each
+class has colours that are typical for it, as grass and cars have, but one object in ten has any colour, and then only
+its form tells what it is.
 """
 
+import colorsys
 import hashlib
 import math
 
@@ -19,6 +21,7 @@ LABELS = LabelSpace(
     colors=((70, 70, 70), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167)),
 )
 GROUND, DISK, RING, BOX, TRIANGLE, LINE, STAR = range(7)
+_HUES = {DISK: 0, RING: 60, BOX: 120, TRIANGLE: 180, LINE: 240, STAR: 300}  # typical ones, in degrees
 _SPLIT_IDS = {"train": 0, "val": 1, "test": 2}
 _SUBPIXEL = 4  # bits of fixed-point coordinates given to OpenCV
 
@@ -81,11 +84,11 @@ class _Scenes:
 def draw_scene(rng: np.random.Generator, size: tuple[int, int], noise: float) -> tuple[np.ndarray, np.ndarray]:
     """Draw one scene: an (H, W, 3) uint8 image and its (H, W) uint8 mask."""
     height, width = size
-    image = _texture(rng, height, width)
+    image = _texture(rng, height, width, _color(rng, GROUND))
     mask = np.zeros((height, width), np.uint8)
     scale = math.sqrt(height * width) / 128
     # Lines and stars come last in some scenes and first in others, so that they occlude and are occluded.
-    kinds = list(rng.choice([DISK, RING, BOX, TRIANGLE], size=rng.integers(3, 8))) + [LINE] * int(rng.integers(1, 4))
+    kinds = list(rng.choice([DISK, RING, BOX, TRIANGLE], size=rng.integers(3, 7))) + [LINE] * int(rng.integers(1, 4))
     if rng.random() < 0.5:
         kinds += [STAR] * int(rng.integers(1, 3))
     for kind in rng.permutation(kinds):
@@ -98,16 +101,16 @@ def _draw(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, kind: i
     center = rng.uniform((0, 0), (width, height))
     thickness = 0
     if kind == LINE:
-        outline = _line(rng, center, rng.uniform(40, 110) * scale)
-        thickness = max(1, round(rng.uniform(2, 4) * scale))
+        outline = _line(rng, center, rng.uniform(50, 120) * scale)
+        thickness = max(1, round(rng.uniform(3, 5) * scale))
     elif kind == STAR:
-        outline = _star(rng, center, rng.uniform(5, 8) * scale)
+        outline = _star(rng, center, rng.uniform(6, 10) * scale)
     elif kind == BOX:
-        outline = _box(rng, center, rng.uniform(9, 26) * scale)
+        outline = _box(rng, center, rng.uniform(12, 32) * scale)
     elif kind == TRIANGLE:
-        outline = _polygon(rng, center, rng.uniform(12, 28) * scale, corners=3)
+        outline = _polygon(rng, center, rng.uniform(15, 34) * scale, corners=3)
     else:
-        outline = _polygon(rng, center, rng.uniform(9, 24) * scale, corners=32)
+        outline = _polygon(rng, center, rng.uniform(12, 30) * scale, corners=32)
 
     points = [np.rint(outline * (1 << _SUBPIXEL)).astype(np.int32)]
     inside = np.zeros((height, width), np.uint8)
@@ -128,7 +131,8 @@ def _draw(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, kind: i
     if not box_width:
         return
     window = np.s_[top : top + box_height, left : left + box_width]
-    cv2.copyTo(_fill(rng, image, box_height, box_width, center), inside[window], image[window])
+    surface = _texture(rng, box_height, box_width, _color(rng, kind))
+    cv2.copyTo(surface, inside[window], image[window])
     mask[window][border[window] > 0] = VOID
     if thickness:
         mask[window][inside[window] > 0] = kind
@@ -165,11 +169,18 @@ def _line(rng: np.random.Generator, center: np.ndarray, length: float) -> np.nda
     return _rotated(rng, np.stack((along, rng.uniform(-0.3, 0.3) * (4 * along**2 - 1)), 1) * length, center)
 
 
-def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _color(rng: np.random.Generator, kind: int) -> np.ndarray:
+    """A colour (red, green, blue) in 0..255: any for the ground, and mostly a typical one for an object."""
+    if kind == GROUND or rng.random() < 0.1:
+        return rng.uniform(40, 216, 3)
+    hue, saturation, value = rng.normal(_HUES[kind], 12) % 360, rng.uniform(0.4, 0.9), rng.uniform(0.5, 0.95)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue / 360, saturation, value))
+
+
+def _texture(rng: np.random.Generator, height: int, width: int, color: np.ndarray) -> np.ndarray:
     """A textured surface, (H, W, 3) uint8: a colour, blotches of two sizes, and sometimes stripes."""
-    color = rng.integers(40, 216, 3)
-    coarse = rng.normal(0, 18, (4, 4, 3)).astype(np.float32)
-    fine = rng.normal(0, 12, (max(4, height // 6), max(4, width // 6), 1)).astype(np.float32)
+    coarse = rng.normal(0, 12, (4, 4, 3)).astype(np.float32)
+    fine = rng.normal(0, 8, (max(4, height // 6), max(4, width // 6), 1)).astype(np.float32)
     surface = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     surface += cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
     if rng.random() < 0.4:
@@ -178,20 +189,9 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         y = np.arange(height, dtype=np.float32) * (math.sin(angle) * 2 * math.pi / period)
         # sin(x + y) from its two one-dimensional parts
         stripes = np.outer(np.cos(y), np.sin(x)) + np.outer(np.sin(y), np.cos(x))
-        surface += (rng.uniform(6, 20) * stripes)[..., None].astype(np.float32)
+        surface += (rng.uniform(5, 15) * stripes)[..., None].astype(np.float32)
     surface += color.astype(np.float32)
     return np.clip(surface, 0, 255).astype(np.uint8)
-
-
-def _fill(rng: np.random.Generator, image: np.ndarray, height: int, width: int, center: np.ndarray) -> np.ndarray:
-    """The surface of an object; one in four is hard to tell from what lies under it."""
-    surface = _texture(rng, height, width)
-    if rng.random() < 0.25:
-        y = int(np.clip(center[1], 0, image.shape[0] - 1))
-        x = int(np.clip(center[0], 0, image.shape[1] - 1))
-        shift = image[y, x].astype(np.int16) - surface.mean((0, 1)).astype(np.int16) + rng.integers(-30, 31, 3)
-        surface = np.clip(surface + shift, 0, 255).astype(np.uint8)
-    return surface
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.ndarray:

@@ -18,13 +18,16 @@ def count_parameters(model: nn.Module) -> int:
 def count_flops(model: nn.Module, size: Sequence[int], in_channels: int = 3) -> int:
     """Floating-point operations for one image of (height, width), a multiply-add counting as two.
 
-    Convolutions and matrix products are counted, as is usual. The model is run once in eval mode.
+    Convolutions and matrix products are counted, as is usual. The model is run once, in eval mode, and then has the
+    mode that it had.
     """
+    training = model.training
     model.eval()
     device = next(model.parameters()).device
     image = torch.zeros(1, in_channels, *size, dtype=torch.uint8, device=device)
     with FlopCounterMode(display=False) as counter:
         model(image)
+    model.train(training)
     return counter.get_total_flops()
 
 

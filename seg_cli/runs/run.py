@@ -43,23 +43,10 @@ class Run:
         Raises:
             UserError: if the folder exists or cannot be made. A run is never written over another.
         """
-        for attempt in range(1, 1000):
-            candidate = folder if attempt == 1 else folder.with_name(f"{folder.name}-{attempt}")
-            try:
-                candidate.mkdir(parents=True)
-            except FileExistsError:
-                if numbered:
-                    continue
-                raise UserError(
-                    f"run_dir={folder}: this folder exists already, and a run is never written over another. "
-                    "Choose a new folder, or leave run_dir out."
-                ) from None
-            except OSError as error:
-                raise UserError(f"run_dir={folder}: the folder cannot be made ({error.strerror}).") from None
-            for name in ("checkpoints", "figures"):
-                (candidate / name).mkdir()
-            return cls(candidate)
-        raise UserError(f"{folder}: there are a thousand runs of this name and second already.")
+        run = cls(_new_folder(folder, numbered))
+        for name in ("checkpoints", "figures"):
+            (run.folder / name).mkdir()
+        return run
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -82,6 +69,10 @@ class Run:
     def figures(self) -> Path:
         return self.folder / "figures"
 
+    def new_evaluation(self) -> "Run":
+        """A new folder in ``eval/``, for results.json and per_image.csv of another scoring of this run."""
+        return Run(_new_folder(self.folder / "eval" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), numbered=True))
+
     # ---- writing
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -90,16 +81,23 @@ class Run:
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_json(self.folder / "environment.json", environment)
 
-    def write_status(self, state: State, *, reason: str | None = None, epoch: int = 0, step: int = 0) -> None:
-        """Update status.json; ``started`` is kept from the first call, ``ended`` set by the first that is not running."""
+    def write_status(self, state: State, *, reason: str | None = None, epoch: int | None = None, step: int | None = None) -> None:
+        """Update status.json.
+
+        Args:
+            state: what the run is now.
+            reason: why it failed or was interrupted.
+            epoch, step: how many are done; None keeps what was written before.
+        """
         path = self.folder / "status.json"
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        started = self.status["started"] if path.is_file() else now
+        before = self.status if path.is_file() else {"epoch": 0, "step": 0, "started": now}
+        done = {
+            "epoch": before["epoch"] if epoch is None else epoch,
+            "step": before["step"] if step is None else step,
+        }
         ended = None if state == "running" else now
-        write_json(
-            path,
-            {"state": state, "reason": reason, "epoch": epoch, "step": step, "started": started, "ended": ended},
-        )
+        write_json(path, {"state": state, "reason": reason, **done, "started": before["started"], "ended": ended})
 
     def write_metrics(self, rows: list[dict[str, float | None]]) -> None:
         """Write metrics.csv, one row an epoch; columns are all keys of all rows, empty where a row has none."""
@@ -181,6 +179,23 @@ class Run:
             return str(self.status.get("state", "unknown"))
         except UserError:
             return "unknown"
+
+
+def _new_folder(folder: Path, numbered: bool) -> Path:
+    for attempt in range(1, 1000):
+        candidate = folder if attempt == 1 else folder.with_name(f"{folder.name}-{attempt}")
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            if not numbered:
+                raise UserError(
+                    f"run_dir={folder}: this folder exists already, and a run is never written over another. "
+                    "Choose a new folder, or leave run_dir out."
+                ) from None
+        except OSError as error:
+            raise UserError(f"run_dir={folder}: the folder cannot be made ({error.strerror}).") from None
+    raise UserError(f"{folder}: there are a thousand runs of this name and second already.")
 
 
 def _to_csv(columns: list[str], rows: Iterable[list[Any]]) -> str:

@@ -20,8 +20,10 @@ class Record(pl.Callback):
         self.rows: list[dict[str, float | None]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        values = {key: float(value) for key, value in trainer.callback_metrics.items() if not key.startswith("step/")}
-        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **values})
+        metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith("step/")}
+        order = sorted(metrics, key=lambda key: ("lr", "train", "val").index(key.partition("/")[0]))
+        values = {key: float(metrics[key]) for key in order}
+        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
         if trainer.is_global_zero:
             self.run.write_metrics(self.rows)
             self.run.write_status("running", epoch=trainer.current_epoch + 1, step=trainer.global_step)

@@ -16,7 +16,9 @@ from seg_cli.runs.run import Run
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's files, written atomically: a full disk or a kill leaves the checkpoint that was there."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         write_file(Path(path), lambda file: torch.save(checkpoint, file))
 
 
@@ -41,6 +43,11 @@ class Checkpoints(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         trainer.save_checkpoint(self.run.last_checkpoint)
 
+    def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
+        # An interrupted first epoch leaves something to look at; later ones leave the last whole epoch as it is.
+        if isinstance(exception, KeyboardInterrupt | SystemExit) and not self.run.last_checkpoint.exists():
+            trainer.save_checkpoint(self.run.last_checkpoint)
+
     def state_dict(self) -> dict[str, Any]:
         return {"best_miou": self.best_miou, "best_epoch": self.best_epoch}
 
@@ -55,7 +62,9 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         UserError: if the file is missing, damaged, or of another model.
     """
     if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: this run has no such checkpoint; it ended before its first epoch did.")
+        raise UserError(
+            f"{checkpoint}: this run has no such checkpoint; it ended before its first epoch did."
+        )
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:
@@ -66,4 +75,6 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{checkpoint}: the checkpoint is of another model than config.yaml says ({reason}).") from None
+        raise UserError(
+            f"{checkpoint}: the checkpoint is of another model than config.yaml says ({reason})."
+        ) from None

@@ -1,8 +1,8 @@
-"""Where numbers and pictures go beside the run directory: ``logger=wandb|csv|tensorboard|none`` and sums of them.
+"""``logger=wandb|csv|tensorboard|none`` and sums of them: where else numbers and pictures of a run go.
 
-Every logger is built with the same four arguments (``run_dir``, ``name``, ``config``, ``tags``) and takes what Lightning
-logs. Those that can show more than numbers are also an ``ExperimentLogger``; the runner closes them when the run is over,
-however it ends. Epochs count from 1 here, as in everything that people read.
+Every logger is built with the same four arguments (``run_dir``, ``name``, ``config``, ``tags``) and takes
+what Lightning logs. Those that can show more than numbers are an ``ExperimentLogger`` too; the runner closes
+them when the run is over, however it ends. Epochs count from 1, as in everything that people read.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import netrc
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -50,7 +51,10 @@ class ExperimentLogger(Protocol):
 
 
 class Csv(CSVLogger):
-    """Lightning's CSV file of every logged step, in ``<run_dir>/csv/version_<n>/``; a resumed run begins version n+1."""
+    """Lightning's CSV file of every logged step, in ``<run_dir>/csv/version_<n>/``.
+
+    Going on after an interruption begins version n+1, so that no row is lost.
+    """
 
     def __init__(self, *, run_dir: Path, name: str, config: dict[str, Any], tags: list[str]) -> None:
         super().__init__(save_dir=run_dir, name="csv")
@@ -70,8 +74,8 @@ class TensorBoard(TensorBoardLogger):
                 "or choose logger=csv, wandb or none."
             )
         super().__init__(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=False)
-        if rank_zero_only.rank == 0:
-            self.experiment.add_text("config", _indent(yaml.safe_dump({"name": name, "tags": tags} | config)))
+        settings = yaml.safe_dump(config | {"name": name, "tags": tags}, sort_keys=False)
+        self.experiment.add_text("config", textwrap.indent(settings, "    "))  # a code block in Markdown
 
     @rank_zero_only
     def log_predictions(self, examples: Sequence["Example"], labels: LabelSpace, epoch: int) -> None:
@@ -95,10 +99,10 @@ class TensorBoard(TensorBoardLogger):
 class Wandb(Logger):
     """A Weights & Biases run in ``<run_dir>/wandb/`` that starts with this object and ends with ``close``.
 
-    Whatever happens to W&B, the experiment goes on: it never asks for a key, it waits for the server at most
-    ``init_timeout`` seconds before the run is kept offline, and the first error is said once and ends the logging.
-    Lightning's own WandbLogger is not used because it promises none of this: it takes over a run that is already open,
-    sets WANDB_MODE for the whole process, and never ends a run.
+    Whatever happens to W&B, the experiment goes on: W&B never asks for a key, is waited for at most
+    ``init_timeout`` seconds before the run is kept offline, and is left alone after its first error, which is
+    said. Lightning's own WandbLogger promises none of this: it takes over a run that is already open, sets
+    WANDB_MODE for the whole process, and never ends a run.
 
     Args:
         run_dir: run directory.
@@ -106,8 +110,8 @@ class Wandb(Logger):
         config: the resolved config.
         tags: of the run.
         project, entity, group: where the run is filed.
-        mode: online, offline, disabled, or auto: what WANDB_MODE or ``wandb offline`` say, and otherwise online if
-            there is a key (WANDB_API_KEY, netrc or W&B's settings) and offline if there is none.
+        mode: online, offline, disabled, or auto: what WANDB_MODE or ``wandb offline`` say, and otherwise
+            online where there is a key (WANDB_API_KEY, netrc or W&B's settings), offline where there is none.
         init_timeout: seconds.
 
     Raises:
@@ -129,21 +133,19 @@ class Wandb(Logger):
     ) -> None:
         super().__init__()
         if mode not in MODES:
-            raise UserError(f"logger.wandb.mode={mode}: there is no such mode. Allowed are: {', '.join(MODES)}.")
+            raise UserError(f"logger.wandb.mode={mode}: there is no such mode. Choose of {', '.join(MODES)}.")
         self._run_dir, self._name = run_dir, name
-        self._run: Any = None
-        if rank_zero_only.rank == 0:
-            self._run = _start_run(
-                mode,
-                timeout=init_timeout,
-                dir=str(run_dir),
-                project=project,
-                entity=entity,
-                group=group,
-                name=name,
-                config=config,
-                tags=tags,
-            )
+        self._run: Any = _start_run(
+            mode,
+            timeout=init_timeout,
+            dir=str(run_dir),
+            project=project,
+            entity=entity,
+            group=group,
+            name=name,
+            config=config,
+            tags=tags,
+        )
 
     @property
     def name(self) -> str:
@@ -204,7 +206,7 @@ class Wandb(Logger):
         self._guarded(log)
 
     def finalize(self, status: str) -> None:
-        # Lightning says "success" after every fit, before the final scores are known; those still have to be logged.
+        # Lightning says "success" after every fit, when the final scores are still to come.
         if status == "failed":
             self.close(failed=True)
 
@@ -220,59 +222,62 @@ class Wandb(Logger):
         try:
             action(self._run)
         except Exception as error:
-            _log.warning("W&B failed (%s). It logs no more of this run; the run itself goes on.", _reason(error))
+            _log.warning("W&B failed (%s) and logs no more; the run itself goes on.", _reason(error))
             _abandon(self._run)
             self._run = None
 
 
+@rank_zero_only
 def _start_run(mode: str, *, timeout: float, **init: Any) -> Any:
-    """Start a W&B run with the arguments ``init`` of ``wandb.init``; None if that cannot be done."""
+    """Start a W&B run with these arguments of ``wandb.init``; None if there is to be none or it fails."""
     try:
         import wandb
 
-        quiet = wandb.Settings(silent=True)
-        mode = _decide_mode(mode, wandb.setup(quiet).settings)
-        settings = wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=timeout,
-            finish_timeout=_FINISH_TIMEOUT,
-            finish_timeout_raises=True,
-        )
-
-        def start(mode: str) -> Any:
-            # create_new: a run that something else in this process left open is neither continued nor ended by ours.
-            run = wandb.init(mode=mode, reinit="create_new", settings=settings, **init)
-            run.define_metric("epoch")
-            run.define_metric("*", step_metric="epoch")
-            return run
-
+        mode = _decide_mode(mode, wandb.setup(wandb.Settings(silent=True)).settings)
+        if mode == "disabled":
+            return None
         try:
-            return start(mode)
+            return _init_run(mode, timeout, **init)
         except Exception as error:
             if mode != "online":
                 raise
             _log.warning(
-                "W&B cannot be reached (%s). The run is kept offline; to upload it later, type: wandb sync %s/wandb/offline-run-*",
-                *(_reason(error), init["dir"]),
+                "W&B cannot be reached (%s); the run is kept offline. Upload: wandb sync %s/wandb/offline-*",
+                _reason(error),
+                init["dir"],
             )
-            return start("offline")
+            return _init_run("offline", timeout, **init)
     except Exception as error:
         _log.warning("W&B cannot be used (%s); the run goes on without it.", _reason(error))
         return None
 
 
+def _init_run(mode: Any, timeout: float, **init: Any) -> Any:
+    import wandb
+
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=timeout,
+        finish_timeout=_FINISH_TIMEOUT,
+        finish_timeout_raises=True,
+    )
+    # create_new: a run that is still open in this process is neither continued nor ended.
+    run = wandb.init(mode=mode, reinit="create_new", settings=settings, **init)
+    run.define_metric("epoch")
+    run.define_metric("*", step_metric="epoch")
+    return run
+
+
 def _decide_mode(mode: str, settings: Any) -> str:
     """online, offline or disabled; online only where there is a key, for W&B would ask for one."""
-    asked = os.environ.get("WANDB_MODE") or settings.mode if mode == "auto" else mode
-    if asked in ("disabled", "offline"):
-        return asked
-    if asked == "dryrun":
-        return "offline"
+    asked = os.environ.get("WANDB_MODE") if mode == "auto" else mode
+    if (asked or settings.mode) in ("disabled", "offline", "dryrun"):
+        return "disabled" if (asked or settings.mode) == "disabled" else "offline"
     if _has_key(settings):
         return "online"
-    if mode == "online":
-        _log.warning("logger.wandb.mode=online: there is no W&B key, so the run is kept offline. Type: wandb login")
+    if asked == "online":
+        _log.warning("W&B was to be online, but there is no key: the run is kept offline. Type: wandb login")
     return "offline"
 
 
@@ -281,7 +286,7 @@ def _has_key(settings: Any) -> bool:
         return True
     hosts = {urlsplit(settings.base_url).netloc}
     if settings.base_url == type(settings).model_fields["base_url"].default:
-        hosts.add("api.wandb.ai")  # the public server has moved; netrc may still hold the key under the old name
+        hosts.add("api.wandb.ai")  # the public server's old name, under which netrc may still hold the key
     files = (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")
     path = next((path for file in files if file and (path := Path(file).expanduser()).is_file()), None)
     try:
@@ -292,13 +297,14 @@ def _has_key(settings: Any) -> bool:
 
 
 def _abandon(run: Any) -> None:
-    """End a W&B run after an error. Where even that fails, W&B's service is gone: clear it away for the next run."""
+    """End a W&B run after an error; where even that fails, W&B's service is gone and is cleared away."""
     try:
         run.finish(exit_code=1)
     except Exception:
         import wandb
 
-        # Raises as the service does not answer, but only after it has unhooked itself from this process.
+        # Raises too, for nobody answers, but only after it has forgotten the service: the next run gets a new
+        # one, and nothing is tried again when the program ends.
         with contextlib.suppress(Exception, SystemExit):
             wandb.teardown(exit_code=1)
 
@@ -309,9 +315,7 @@ def _reason(error: Exception) -> str:
 
 def _summary(results: dict[str, Any]) -> dict[str, Any]:
     """``test/miou`` and so on, and what the run cost."""
-    scores = {
-        f"{split}/{key}": values[key] for split, values in results["splits"].items() for key in _SUMMARY if key in values
-    }
+    scores = {f"{split}/{key}": of[key] for split, of in results["splits"].items() for key in _SUMMARY}
     return scores | {"best_epoch": results["best_epoch"]} | results["cost"]
 
 
@@ -324,8 +328,3 @@ def _class_rows(scores: dict[str, Any]) -> list[list[Any]]:
 def _markdown(rows: list[list[Any]]) -> str:
     lines = ["|".join(map(str, row)) for row in rows]
     return "\n".join([lines[0], "|".join("-" * len(rows[0])), *lines[1:]])
-
-
-def _indent(text: str) -> str:
-    """Text as a Markdown code block."""
-    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -40,7 +40,11 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         self.model, self.loss = model, loss
         self.class_names = list(class_names)
-        self.make_optimizer, self.schedule, self.encoder_lr_factor = make_optimizer, schedule, encoder_lr_factor
+        self.make_optimizer, self.schedule, self.encoder_lr_factor = (
+            make_optimizer,
+            schedule,
+            encoder_lr_factor,
+        )
         classes = len(self.class_names)
         self.register_buffer("matrix", torch.zeros(classes, classes, dtype=torch.int64), persistent=False)
         self.register_buffer("loss_sum", torch.zeros(2), persistent=False)  # of the losses, of the images
@@ -53,19 +57,42 @@ class SegmentationTask(pl.LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(1.0, step / steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses to clip for fused optimisers, since they undo the fp16 loss scale inside their step. Undoing
+        # it before is what they are prepared for, and in other formats there is no scale.
+        if gradient_clip_val is None:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def on_train_epoch_start(self) -> None:
         self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         loss, terms = self.loss(self.model(batch.images), batch.masks)
         values = {"": loss.detach()} | {f"/{name}": value for name, value in terms.items()}
         size = len(batch.names)
-        self.log_dict({f"train/loss{name}": v for name, v in values.items()}, on_step=False, on_epoch=True, batch_size=size)
-        self.log_dict({f"step/loss{name}": v for name, v in values.items()}, on_step=True, on_epoch=False, batch_size=size)
+        self.log_dict(
+            {f"train/loss{name}": v for name, v in values.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=size,
+        )
+        self.log_dict(
+            {f"step/loss{name}": v for name, v in values.items()},
+            on_step=True,
+            on_epoch=False,
+            batch_size=size,
+        )
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        self.log("lr", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]
 
     def on_validation_epoch_start(self) -> None:
         self.matrix.zero_()
@@ -88,7 +115,9 @@ class SegmentationTask(pl.LightningModule):
             "val/miou": scores.miou,
             "val/pixel_accuracy": scores.pixel_accuracy,
         }
-        values |= {f"val/iou/{name}": float(iou) for name, iou in zip(self.class_names, scores.iou, strict=True)}
+        values |= {
+            f"val/iou/{name}": float(iou) for name, iou in zip(self.class_names, scores.iou, strict=True)
+        }
         # NaN is the score of what does not occur, and no logger has a place for it.
         self.log_dict({key: value for key, value in values.items() if value == value}, rank_zero_only=True)
 

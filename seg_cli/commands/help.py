@@ -1,0 +1,107 @@
+"""``segrun --help`` and ``segrun VERB --help``, written by hand; only the choices are read from conf/."""
+
+import textwrap
+
+from seg_cli.config.choices import choices, groups
+
+_OVERVIEW = """\
+segrun: semantic-segmentation experiments from the command line
+
+  segrun [VERB] [GROUP=CHOICE ...] [KEY=VALUE ...] [FLAGS]
+
+Verbs
+  train     train a model and score its best checkpoint; what segrun does without a verb
+  eval      score a run again, on any split
+  list      what there is to choose from, with a line on each
+  doctor    versions, devices, and what is missing
+
+Examples
+  segrun                                            U-Net on drawn scenes, without a download
+  segrun model=deeplabv3plus loss=dice+focal        choose the model; sum two losses
+  segrun 'loss=ce+2*dice' augment=geometry+color    weigh the terms (quote the *)
+  segrun data=camvid data.root=DIR                  train on CamVid; see also SEGRUN_DATA
+  segrun encoder.name=convnext_tiny encoder.weights=imagenet
+                                                    any timm encoder, pretrained
+  segrun experiment=camvid_cpu                      a shipped recipe
+  segrun loader.batch_size=8 trainer.max_epochs=5 precision=fp32
+                                                    settings of the run
+  segrun -m model=unet,deeplabv3plus seed=0,1,2     a run for every combination
+  segrun model=unet --cfg job                       show the config, and run nothing
+  segrun eval run=RUN                               score a run again
+"""
+
+_CLOSING = """\
+Flags
+  -m, --multirun        a run for every combination of the values with commas
+  --cfg job             print the composed config and stop
+  --config-dir DIR      your own choices: DIR/model/mine.yaml makes model=mine
+  --info, --hydra-help  what Hydra knows
+  --completion SHELL    print a completion script for bash, zsh or fish
+  --version
+
+Read on: segrun VERB --help, segrun list, and docs/ in the repository.
+Exit status: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
+HYDRA_FULL_ERROR=1 shows tracebacks."""
+
+_VERBS = {
+    "train": """\
+segrun [train] [GROUP=CHOICE ...] [KEY=VALUE ...] [FLAGS]
+
+Trains a model, scores its best checkpoint on val and test, and leaves a run directory in outputs/ with the
+config, the environment, the scores, the checkpoints and figures.
+
+  segrun model=unet data=camvid data.root=DIR
+  segrun data=camvid loader.crop=[256,256] loader.batch_size=8 trainer.max_epochs=40
+  segrun optimizer.lr=1e-3 seed=1 name=my_first tags=[draft]
+  segrun run_dir=outputs/here                        a folder of your own choice, which must be new
+
+A dataset is looked for in data.root, by default $SEGRUN_DATA/<name>.
+All keys with their values: segrun --cfg job
+""",
+    "eval": """\
+segrun eval run=RUN [KEY=VALUE ...] [FLAGS]
+
+Scores a run again, on any split. RUN is its run directory, whose own results stay as they are.
+
+  segrun eval run=outputs/camvid/2026-01-31_12-00-00
+  segrun eval run=RUN split=[val,test] checkpoint=last
+  segrun eval run=RUN data.root=DIR                  where the data is now
+  segrun eval --cfg job                              all keys with their values
+""",
+    "list": """\
+segrun list [GROUP ...] [--json] [--config-dir DIR] [--timm PATTERN]
+
+Lists what there is to choose from, with a line on each: all groups, or the given ones by any of their names
+(loss, losses).
+
+  segrun list
+  segrun list models losses
+  segrun list encoders --timm 'convnext*'            search all encoders that timm has
+  segrun list losses --config-dir my_conf            with your own
+""",
+    "doctor": """\
+segrun doctor [--json]
+
+Says which versions, devices and datasets there are, what is missing, and what to type about it. Exit status 1
+when something that every run needs is broken.
+""",
+}
+
+VERBS = tuple(_VERBS)
+
+
+def help_text(verb: str | None) -> str:
+    """The help on a verb, or the overview with all groups."""
+    if verb is None:
+        return f"{_OVERVIEW}\n{_groups()}\n{_CLOSING}"
+    return f"{_VERBS[verb]}\n{_groups()}" if verb == "train" else _VERBS[verb].rstrip()
+
+
+def _groups() -> str:
+    lines = ["Groups and their choices (segrun list says more)"]
+    width = max(map(len, groups()))
+    for group in groups():
+        names = ", ".join(choice.name for choice in choices(group))
+        head = f"  {group:<{width}}  "
+        lines.append(textwrap.fill(names, 100, initial_indent=head, subsequent_indent=" " * len(head)))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,72 @@
+"""``segrun list``: what there is to choose from, with a line on each. Reads the files of conf/ alone."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from seg_cli.commands.arguments import Parser
+from seg_cli.config.choices import choices, groups, nouns
+from seg_cli.config.suggest import did_you_mean
+from seg_cli.errors import UserError
+
+_MORE_ENCODERS = "  Any other of timm: encoder.name=NAME. Search: segrun list encoders --timm 'convnext*'"
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("list")
+    parser.add_argument("groups", nargs="*")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--timm", metavar="PATTERN")
+    options = parser.parse_intermixed_args(argv)
+
+    if options.config_dir and not options.config_dir.is_dir():
+        raise UserError(f"--config-dir {options.config_dir}: there is no such folder.")
+    extra = [options.config_dir] if options.config_dir else []
+    if options.timm is not None:
+        return _search_timm(options.groups, options.timm, options.json)
+
+    wanted = [_group(name, groups(extra)) for name in options.groups] or groups(extra)
+    if options.json:
+        found = {group: {choice.name: choice.line for choice in choices(group, extra)} for group in wanted}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    for number, group in enumerate(wanted):
+        print(f"{'' if number == 0 else chr(10)}{nouns(group)[1].capitalize()}: {group}=...")
+        width = max(len(choice.name) for choice in choices(group, extra))
+        for choice in choices(group, extra):
+            print(f"  {choice.name:<{width}}  {choice.line}".rstrip())
+        if group == "encoder":
+            print(_MORE_ENCODERS)
+    return 0
+
+
+def _group(name: str, known: Sequence[str]) -> str:
+    """The group that goes by this name: its own, what one of its choices is called, or several."""
+    names = {word: group for group in known for word in (group, f"{group}s", *nouns(group))}
+    if name.lower() not in names:
+        hint = did_you_mean(name, names)
+        raise UserError(f"list {name}: there is no such group.{hint} Groups: {', '.join(known)}.")
+    return names[name.lower()]
+
+
+def _search_timm(named: Sequence[str], pattern: str, as_json: bool) -> int:
+    if [_group(name, groups()) for name in named] != ["encoder"]:
+        raise UserError(f"--timm searches encoders. Type: segrun list encoders --timm '{pattern}'")
+    import timm  # brings torch, so only here
+
+    pretrained = {name.partition(".")[0] for name in timm.list_pretrained()}
+    names = timm.list_models(pattern)
+    if not names:
+        raise UserError(
+            f"--timm '{pattern}': timm has no such model. Use * for any letters, as in '*resnet*'."
+        )
+    if as_json:
+        print(json.dumps({name: {"imagenet": name in pretrained} for name in names}, indent=2))
+        return 0
+    width = max(map(len, names))
+    print("Encoders of timm: encoder.name=...")
+    for name in names:
+        note = "with encoder.weights=imagenet" if name in pretrained else ""
+        print(f"  {name:<{width}}  {note}".rstrip())
+    return 0

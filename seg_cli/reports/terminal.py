@@ -1,0 +1,101 @@
+"""What a run says at its end: a table of its scores, and where to go from there."""
+
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_ABSENT = "–"
+_SUMMARY = {
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_dice": "mean dice",
+    "fw_iou": "fw IoU",
+}
+
+
+def score_table(results: dict[str, Any]) -> RenderableType:
+    """The choices of a run, the scores of each class, and those of each split.
+
+    The IoU of a class is given for every split, its other scores for the last one, which is test where that
+    was scored. A class that occurs neither in the truth nor in the prediction has no score and is in no mean.
+
+    Args:
+        results: what results.json holds, with at least one split.
+    """
+    splits = results["splits"]
+    return Group(_choices(results), "", _class_table(splits), "", _summary_table(splits), "")
+
+
+def closing(run_dir: Path, results: dict[str, Any], next_hint: str) -> Text:
+    """How the run went, where it lies, and what to try next.
+
+    Print it with ``soft_wrap=True``, so that paths and commands stay on one line and can be copied.
+
+    Args:
+        run_dir: the run directory.
+        results: what results.json holds.
+        next_hint: a command or a picture to look at.
+    """
+    cost = results["cost"]
+    facts = [
+        f"best epoch {results['best_epoch']} of {results['epochs']}",
+        f"trained in {_duration(cost['train_seconds'])}",
+        f"scored at {cost['images_per_second']:.0f} images/s",
+    ]
+    text = Text(" · ".join(facts) + "\n")
+    text.append("run   ", style="bold").append(f"{run_dir}\n")
+    text.append("next  ", style="bold").append(next_hint, style="cyan")
+    return text
+
+
+def _choices(results: dict[str, Any]) -> Text:
+    """``model=unet encoder=resnet18 ... seed=0``, as one would type it."""
+    choices = " ".join(f"{group}={choice}" for group, choice in results["choices"].items())
+    return Text(f"{choices} seed={results['seed']}", style="bold")
+
+
+def _class_table(splits: dict[str, Any]) -> Table:
+    *_, (shown, scores) = splits.items()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for split in splits:
+        table.add_column(f"IoU\n{split}", justify="right", no_wrap=True)
+    for name in ("dice", "precision", "recall", "pixels"):
+        table.add_column(f"{name}\n{shown}", justify="right", no_wrap=True)
+    all_pixels = sum(of["pixels"] for of in scores["classes"].values()) or 1
+    for name, of in scores["classes"].items():
+        table.add_row(
+            Text(name),
+            *(_score(split["classes"][name]["iou"]) for split in splits.values()),
+            *(_score(of[key]) for key in ("dice", "precision", "recall")),
+            f"{of['pixels'] / all_pixels:.1%}",
+        )
+    return table
+
+
+def _summary_table(splits: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("split", overflow="fold")
+    for heading in (*_SUMMARY.values(), "images"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for split, of in splits.items():
+        miou, *others = (_score(of[key]) for key in _SUMMARY)
+        table.add_row(Text(split), Text(miou, style="bold green"), *others, str(of["images"]))
+    return table
+
+
+def _score(value: float | None) -> str:
+    return _ABSENT if value is None else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

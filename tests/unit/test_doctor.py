@@ -1,0 +1,65 @@
+"""``segrun doctor``: what it finds, what it advises, and that it keeps secrets."""
+
+import json
+from importlib import metadata
+
+import pytest
+
+from seg_cli import cli
+from seg_cli.commands import doctor
+
+
+def test_all_is_well_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert cli.run(["doctor", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "aaaa" not in out
+    found = {finding["name"]: finding for finding in json.loads(out)}
+    assert found["torch"]["value"] == metadata.version("torch")
+    assert found["shapes"]["value"] == "needs no files"
+    assert found["mode"]["value"].startswith("offline")
+    assert cli.run(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("Ready to train. Type: segrun\n")
+
+
+def test_torchvision_that_does_not_fit_torch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def import_module(name: str) -> None:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(doctor, "import_module", import_module)
+    assert cli.run(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "RuntimeError: operator torchvision::nms does not exist" in out
+    assert f"pip install 'torch=={metadata.version('torch').partition('+')[0]}' 'torchvision==" in out
+    assert out.endswith("Broken: import torchvision. Follow the arrows.\n")
+
+
+def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: {"timm": None, "torch": "1.0"}.get(package, "99"))
+    found = {finding.name: finding for finding in doctor._packages()}
+    assert found["timm"].broken
+    assert found["timm"].value == "missing"
+    assert found["torch"].value == "1.0, which is not >=2.11"
+    assert found["torch"].advice == "Type: pip install 'torch>=2.11'"
+
+
+def test_extras_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: None if package == "tensorboard" else "99")
+    found = {finding.name: finding for finding in doctor._packages() if finding.section == "Extras"}
+    assert found["tensorboard"].value == "without tensorboard"
+    assert "pip install 'segrun[tensorboard]'" in (found["tensorboard"].advice or "")
+    assert not found["tensorboard"].broken
+
+
+def test_data_roots(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("SEGRUN_DATA", str(tmp_path))
+    (missing,) = [finding for finding in doctor._data() if finding.name == "camvid"]
+    assert missing.advice
+    (tmp_path / "camvid").mkdir()
+    (there,) = [finding for finding in doctor._data() if finding.name == "camvid"]
+    assert there.value == str(tmp_path / "camvid")
+    assert there.advice is None

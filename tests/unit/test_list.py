@@ -1,0 +1,55 @@
+"""``segrun list``."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seg_cli import cli
+from seg_cli.config.choices import choices, groups
+from seg_cli.config.suggest import closest, did_you_mean
+
+
+def test_every_choice_has_a_line() -> None:
+    for group in groups():
+        for choice in choices(group):
+            assert choice.line, f"{choice.path} must begin with a comment that describes it"
+            assert len(choice.line) <= 100
+
+
+@pytest.mark.parametrize("name", ["loss", "losses", "Losses"])
+def test_a_group_goes_by_any_of_its_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["list", name]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Losses: loss=...\n  ce")
+    assert "unet" not in out
+
+
+def test_all_groups_as_json_with_a_config_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# @package model\n# My own network\nchannels: 3\n")
+    assert cli.run(["list", "--json", "--config-dir", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == groups()
+    assert found["model"]["mine"] == "My own network"
+    assert "unet" in found["model"]
+
+
+def test_timm_is_searched_for_encoders_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["list", "losses", "--timm", "x*"]) == 2
+    assert "Type: segrun list encoders --timm 'x*'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "expected"),
+    [
+        ("unett", ["unet", "fpn"], "unet"),
+        ("UNet", ["unet", "fpn"], "unet"),
+        ("batch_size", ["loader.batch_size", "seed"], "loader.batch_size"),
+        ("xyz", ["unet", "fpn"], None),
+        ("xyz", [], None),
+    ],
+)
+def test_closest(word: str, known: list[str], expected: str | None) -> None:
+    assert closest(word, known) == expected
+    assert did_you_mean(word, known) == (f" Did you mean '{expected}'?" if expected else "")
