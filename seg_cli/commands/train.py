@@ -183,10 +183,13 @@ def recorded(directory: Run) -> Iterator[None]:
 def open_loggers(config: Mapping[str, Any], directory: Run) -> Iterator[list[Logger]]:
     """The loggers of ``logger=``, closed in the end, however it comes."""
     about = {"run_dir": directory.folder, "name": config["name"], "config": dict(config), "tags": config["tags"]}
-    makers = [instantiate(settings, _partial_=True, _convert_="all") for settings in (config["logger"] or {}).values()]
-    loggers = [make(**about) for make in makers]
+    makers = [
+        instantiate(settings, _partial_=True, _convert_="all") for settings in (config["logger"] or {}).values()
+    ]
+    loggers: list[Logger] = []
     failed = True
     try:
+        loggers.extend(make(**about) for make in makers)
         yield loggers
         failed = False
     finally:

@@ -4,6 +4,7 @@ Brostow, Fauqueur, Cipolla: Semantic object classes in video (2009); Badrinaraya
 arXiv:1511.00561, for the split and the 11 classes.
 """
 
+import hashlib
 from pathlib import Path
 
 from seg_cli.data.files import FilePairs, Pair, hash_files
@@ -51,7 +52,8 @@ class CamVid:
         self.splits: dict[str, Split] = {split: FilePairs(pairs, LABELS) for split, pairs in self._pairs.items()}
 
     def fingerprint(self) -> str:
-        return hash_files([pair for pairs in self._pairs.values() for pair in pairs])
+        splits = {split: hash_files(pairs) for split, pairs in self._pairs.items()}
+        return hashlib.sha256(repr(splits).encode()).hexdigest()
 
 
 def _find_pairs(root: Path, split: str) -> list[Pair]:
@@ -62,7 +64,7 @@ def _find_pairs(root: Path, split: str) -> list[Pair]:
             raise UserError(f"data.root={root}: the split '{split}' lacks its folder {folder}. The root holds: {found}.")
     images = {path.stem: path for path in images_folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
     masks = {path.stem: path for path in masks_folder.glob("*.png")}
-    stems = listing.read_text().split() if listing.is_file() else sorted(images)
+    stems = listing.read_text().split() if listing.is_file() else sorted(images.keys() | masks.keys())
     if not stems:
         raise UserError(f"data.root={root}: the split '{split}' is empty: no .jpg or .png in {images_folder}.")
     for what, files, folder in (("image", images, images_folder), ("mask", masks, masks_folder)):

@@ -24,7 +24,8 @@ class LabelSpace:
         raw: raw mask value -> class index, or ``VOID``. Without it the raw values are the class indices and 255 is void.
 
     Raises:
-        ValueError: if names and colours differ in number, names repeat, or there are no or more than 250 classes.
+        ValueError: if names and colours differ in number, names repeat, there are no or more than 250 classes, or a raw
+            value is no byte or means a class that is not there.
     """
 
     names: Sequence[str]
@@ -38,6 +39,9 @@ class LabelSpace:
             raise ValueError(f"{len(self.names)} class names and {len(self.colors)} colours")
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"class names repeat: {', '.join(self.names)}")
+        for value, index in self.raw.items():
+            if not (0 <= value <= 255 and (0 <= index < len(self.names) or index == VOID)):
+                raise ValueError(f"raw value {value} means class {index}: values are 0..255, classes as many as names")
 
     @property
     def num_classes(self) -> int:

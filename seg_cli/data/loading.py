@@ -69,6 +69,7 @@ class ShuffledBatches:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = np.resize(order, max(self.length, self.world_size))  # repeated where some process would have nothing
         step = self.batch_size * self.world_size
         for start in range(0, len(self) * step, step):
             chosen = order[start : start + step][self.rank :: self.world_size]

@@ -154,7 +154,14 @@ class Albumentation:
     def recolor(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         # Seeding numpy does not reach albumentations; its own seed does.
         self.transform.set_random_seed(int(rng.integers(2**31)))
-        return self.transform(image=image)["image"]
+        result = self.transform(image=image)["image"]
+        if result.shape != image.shape or result.dtype != np.uint8:
+            name = type(self.transform).__name__
+            raise UserError(
+                f"augment: albumentations.{name} gives {result.dtype} of shape {result.shape}, and an image must stay "
+                f"uint8 of shape {image.shape}. Leave it out; models normalise images themselves."
+            )
+        return result
 
 
 def _probability(name: str, p: float) -> float:

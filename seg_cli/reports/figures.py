@@ -97,7 +97,9 @@ def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
     heights = _spread([series[name][1][-1] for name in named], gap=0.056)
     for name, height, color in zip(named, heights, cycle((_BLUE, _ORANGE, *_COLORS)), strict=False):
         epochs, values = series[name]
-        axes.plot(epochs, values, color=color, linewidth=1, marker=_marker(len(values)), markersize=4)
+        axes.plot(
+            epochs, values, color=color, linewidth=1, marker=_marker(len(values)), markersize=4, clip_on=False
+        )
         axes.annotate(
             name if len(name) <= 24 else f"{name[:23]}…",
             (epochs[-1], values[-1]),
@@ -155,7 +157,16 @@ def _draw_line(
     epochs, values = _series(rows, key)
     if values:
         marker = _marker(len(values))
-        axes.plot(epochs, values, color=color, linewidth=width, marker=marker, markersize=4, label=label)
+        axes.plot(
+            epochs,
+            values,
+            color=color,
+            linewidth=width,
+            marker=marker,
+            markersize=4,
+            clip_on=False,
+            label=label,
+        )
 
 
 def _marker(points: int) -> str:

@@ -1,5 +1,6 @@
 """What a run says at its end: a table of its scores, and where to go from there."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def closing(run_dir: Path, results: dict[str, Any], next_hint: str) -> Text:
 def _choices(results: dict[str, Any]) -> Text:
     """``model=unet encoder=resnet18 ... seed=0``, as one would type it."""
     choices = " ".join(f"{group}={choice}" for group, choice in results["choices"].items())
-    return Text(f"{choices} seed={results['seed']}", style="bold")
+    lines = textwrap.wrap(
+        f"{choices} seed={results['seed']}", 80, break_long_words=False, break_on_hyphens=False
+    )
+    return Text("\n".join(lines), style="bold")
 
 
 def _class_table(splits: dict[str, Any]) -> Table:

@@ -18,9 +18,16 @@ class Record(pl.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.rows: list[dict[str, float | None]] = []
+        self.validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith("step/")}
+        # Lightning goes on showing the scores of an earlier epoch where this one was not validated.
+        unwanted = ("step/",) if self.validated else ("step/", "val/")
+        self.validated = False
+        metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(unwanted)}
         order = sorted(metrics, key=lambda key: ("lr", "train", "val").index(key.partition("/")[0]))
         values = {key: float(metrics[key]) for key in order}
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})

@@ -74,7 +74,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
-        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], sync_dist=True)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         loss, terms = self.loss(self.model(batch.images), batch.masks)
@@ -85,6 +85,7 @@ class SegmentationTask(pl.LightningModule):
             on_step=False,
             on_epoch=True,
             batch_size=size,
+            sync_dist=True,
         )
         self.log_dict(
             {f"step/loss{name}": v for name, v in values.items()},
@@ -97,6 +98,10 @@ class SegmentationTask(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.matrix.zero_()
         self.loss_sum.zero_()
+        if self.trainer.world_size > 1:
+            # Each process has batch-norm statistics of its own; a score is of one model, that of the first process.
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, sizes: list[Batch], batch_index: int) -> None:
         for batch in sizes:
@@ -119,7 +124,7 @@ class SegmentationTask(pl.LightningModule):
             f"val/iou/{name}": float(iou) for name, iou in zip(self.class_names, scores.iou, strict=True)
         }
         # NaN is the score of what does not occur, and no logger has a place for it.
-        self.log_dict({key: value for key, value in values.items() if value == value}, rank_zero_only=True)
+        self.log_dict({key: value for key, value in values.items() if value == value}, sync_dist=True)
 
 
 def parameter_groups(model: nn.Module, encoder_lr_factor: float) -> list[dict[str, Any]]:

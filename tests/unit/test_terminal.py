@@ -51,6 +51,14 @@ def test_both_splits_stand_side_by_side(soft_wrap: bool) -> None:
     assert "\x1b" not in text
 
 
+def test_many_choices_take_several_lines() -> None:
+    found = results("test")
+    found["choices"] = {f"group{i}": "choice" for i in range(12)}
+    text = in_a_pipe(score_table(found), soft_wrap=True)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "group11=choice seed=7\n" in text
+
+
 def test_one_split() -> None:
     text = in_a_pipe(score_table(results("val")))
     assert cells(text, "Sky") == ["Sky", "0.500", "0.810", "0.820", "0.830", "33.3%"]

@@ -1,0 +1,59 @@
+"""Every segrun command that the README and the docs show is one that segrun understands."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seg_cli.config.choices import choices, groups
+from tests.e2e.conftest import Outcome
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES_TEXT = "\n".join(page.read_text() for page in PAGES)
+
+
+def commands() -> list[str]:
+    """The lines of shell blocks, and inline code, that begin with segrun and are whole commands."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            found += [line for line in block.splitlines() if line.startswith("segrun")]
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        found += [" ".join(code.split()) for code in re.findall(r"`(segrun [^`]+)`", prose)]
+    return list(dict.fromkeys(command.partition(" #")[0].strip() for command in found))
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 8
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_is_understood(segrun: Callable[..., Outcome], tmp_path: Path, command: str) -> None:
+    own = tmp_path / "my_conf" / "experiment"
+    own.mkdir(parents=True)
+    (own / "street.yaml").write_text(re.search(r"```yaml\n(# @package.*?)```", PAGES_TEXT, re.DOTALL)[1])  # type: ignore[index]
+    arguments = shlex.split(command.replace("--config-dir DIR", "--config-dir my_conf"))[1:]
+    plain = arguments and arguments[0] in ("list", "doctor", "--help", "--version", "--completion")
+    composing = [] if plain else ["--cfg", "job"]
+    if "-m" in arguments:  # --cfg shows one job, here that of the first values
+        arguments = [re.sub(r",.*", "", argument) for argument in arguments if argument != "-m"]
+    done = segrun(*arguments, *composing)
+    # doctor reports what this machine lacks by its exit status
+    assert done.status == 0 or arguments[0] == "doctor", done.err
+
+
+def test_every_choice_is_named_in_the_readme_or_the_docs() -> None:
+    for group in groups():
+        for choice in choices(group):
+            assert choice.name in PAGES_TEXT, f"{group}={choice.name} stands nowhere"
+
+
+def test_the_makefile_has_what_the_readme_names() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", PAGES_TEXT):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
