@@ -30,7 +30,9 @@ def main() -> None:
             drawing.append((drawn - started) / SCENES)
             decoding.append((time.perf_counter() - drawn) / SCENES)
         draw, decode = statistics.median(drawing), statistics.median(decoding)
-        print(f"{size[0]}x{size[1]}: {1 / draw:6.0f} scenes/s a core, {draw / decode:5.1f}x the time of decoding one JPEG")
+        print(
+            f"{size[0]}x{size[1]}: {1 / draw:6.0f} scenes/s a core, {draw / decode:5.1f}x the time of decoding one JPEG"
+        )
 
 
 if __name__ == "__main__":

@@ -170,9 +170,7 @@ def _job(verb: str, cfg: "DictConfig") -> float | None:
     try:
         from seg_cli.config import schema
 
-        (schema.validate if verb == "train" else schema.validate_eval)(
-            cfg
-        )  # before the command imports torch
+        (schema.validate if verb == "train" else schema.validate_eval)(cfg)  # before the command imports torch
         result: float | None = importlib.import_module(f"seg_cli.commands.{verb}").run(cfg)
         return result
     except Exception as error:

@@ -15,6 +15,9 @@ from PIL import Image
 from seg_cli.config import sums
 from seg_cli.config.paths import conf_dir
 
+# The networks of tests are so small that threads only wait for one another; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def camvid_root(tmp_path: Path) -> Path:

@@ -16,7 +16,5 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
-        problem = (
-            f"{unknown}: there is no such flag.{did_you_mean(unknown, flags)}" if unknown else f"{message}."
-        )
+        problem = f"{unknown}: there is no such flag.{did_you_mean(unknown, flags)}" if unknown else f"{message}."
         raise UserError(f"{self.prog}: {problem} Flags: {', '.join(flags)}. See: {self.prog} --help")

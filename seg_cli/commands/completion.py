@@ -50,9 +50,7 @@ complete -c segrun -a '(segrun --complete (commandline -cp) 2>/dev/null)'""",
 def script(shell: str) -> str:
     """The completion script of a shell. Raises UserError for another shell than bash, zsh and fish."""
     if shell not in _SCRIPTS:
-        raise UserError(
-            f"--completion {shell}: type --completion bash, --completion zsh or --completion fish."
-        )
+        raise UserError(f"--completion {shell}: type --completion bash, --completion zsh or --completion fish.")
     return _SCRIPTS[shell]
 
 

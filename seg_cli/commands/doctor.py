@@ -178,9 +178,9 @@ def _wandb() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("W&B", "mode", f"wandb does not import: {error}", "Type: pip install --upgrade wandb")
         return
-    from seg_cli.training.loggers import _decide_mode
+    from seg_cli.training.loggers import decide_mode
 
-    mode = _decide_mode("auto", wandb.setup(wandb.Settings(silent=True)).settings)
+    mode = decide_mode("auto", wandb.setup(wandb.Settings(silent=True)).settings)
     why = {
         "online": "a key was found",
         "offline": "no key, or offline was asked for",

@@ -58,9 +58,7 @@ def _search_timm(named: Sequence[str], pattern: str, as_json: bool) -> int:
     pretrained = {name.partition(".")[0] for name in timm.list_pretrained()}
     names = timm.list_models(pattern)
     if not names:
-        raise UserError(
-            f"--timm '{pattern}': timm has no such model. Use * for any letters, as in '*resnet*'."
-        )
+        raise UserError(f"--timm '{pattern}': timm has no such model. Use * for any letters, as in '*resnet*'.")
     if as_json:
         print(json.dumps({name: {"imagenet": name in pretrained} for name in names}, indent=2))
         return 0

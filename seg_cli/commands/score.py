@@ -64,9 +64,7 @@ def split_results(evaluation: Evaluation, class_names: Iterable[str]) -> dict[st
     }
 
 
-def per_image_table(
-    scored: Mapping[str, Evaluation], class_names: Iterable[str]
-) -> tuple[list[str], list[list[Any]]]:
+def per_image_table(scored: Mapping[str, Evaluation], class_names: Iterable[str]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of per_image.csv: an image of a split each, with its pixels of every class."""
     columns = ["split", "name", "group"]
     columns += [f"{what}/{name}" for name in class_names for what in ("intersection", "union")]

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from torch import nn
 
-from seg_cli.commands.build import build_dataset, build_model, describe_pretraining
+from seg_cli.commands.build import build, build_model, describe_pretraining
 from seg_cli.commands.score import per_image_table, score_splits, split_results
 from seg_cli.data.datamodule import DataModule
 from seg_cli.data.sample import Dataset
@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> float | None:
     # What is wrong with the request is found here, before there is a directory for it.
     device = device_of(config["trainer"])
     mode = precision.resolve(config["precision"]["mode"], device)
-    dataset = build_dataset(config)
+    dataset: Dataset = build(config, "data")
     model = build_model(config, dataset.labels.num_classes)
     task = build_task(config, model, dataset)
     data = build_data(config, dataset)
@@ -124,11 +124,11 @@ def build_task(config: Mapping[str, Any], model: nn.Module, dataset: Dataset) ->
     if factor == "auto":
         factor = 1.0 if encoder["weights"] == "none" else 0.1
     return SegmentationTask(
-        model.to(memory_format=torch.channels_last) if config["precision"]["channels_last"] else model,  # type: ignore[call-overload]
-        instantiate(config["loss"], _convert_="all"),
+        model,
+        build(config, "loss"),
         class_names=dataset.labels.names,
-        make_optimizer=instantiate(config["optimizer"], _convert_="all"),
-        schedule=instantiate(config["scheduler"], _convert_="all"),
+        make_optimizer=build(config, "optimizer"),
+        schedule=build(config, "scheduler"),
         encoder_lr_factor=float(factor),
     )
 
@@ -138,7 +138,7 @@ def build_data(config: Mapping[str, Any], dataset: Dataset) -> DataModule:
     loader = config["loader"]
     return DataModule(
         dataset,
-        augment=instantiate(config["augment"], _convert_="all"),
+        augment=build(config, "augment"),
         crop=tuple(loader["crop"]) if loader["crop"] else None,
         batch_size=loader["batch_size"],
         eval_batch_size=loader["eval_batch_size"],
@@ -183,9 +183,8 @@ def recorded(directory: Run) -> Iterator[None]:
 def open_loggers(config: Mapping[str, Any], directory: Run) -> Iterator[list[Logger]]:
     """The loggers of ``logger=``, closed in the end, however it comes."""
     about = {"run_dir": directory.folder, "name": config["name"], "config": dict(config), "tags": config["tags"]}
-    makers = [
-        instantiate(settings, _partial_=True, _convert_="all") for settings in (config["logger"] or {}).values()
-    ]
+    chosen = OmegaConf.create(dict(config))["logger"] or {}
+    makers = [instantiate(settings, _partial_=True, _convert_="all") for settings in chosen.values()]
     loggers: list[Logger] = []
     failed = True
     try:

@@ -221,9 +221,7 @@ def _instantiation(error: InstantiationException) -> SegrunError | None:
     if message.startswith("Error locating target"):
         return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).")
     # A class without a constructor of its own has torch.nn.Module's, which refuses settings in its own code.
-    if isinstance(cause, TypeError) and (
-        _raised_by_hydra(cause) or reason.startswith(f"{name}.__init__() got")
-    ):
+    if isinstance(cause, TypeError) and (_raised_by_hydra(cause) or reason.startswith(f"{name}.__init__() got")):
         return UserError(_wrong_settings(key, target, name, reason))
     if isinstance(cause, ValueError):
         return UserError(f"{key}: {reason}")

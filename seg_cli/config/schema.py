@@ -104,7 +104,8 @@ EVAL_RULES: Mapping[str, Rule] = {
     "loader.eval_batch_size": _or(None, _whole(1)),
     "loader.workers": RULES["loader.workers"],
     "accelerator": RULES["trainer.accelerator"],
-    "precision": _or(None, RULES["precision.mode"]),
+    "precision.mode": _or(None, RULES["precision.mode"]),
+    "precision.channels_last": RULES["precision.channels_last"],
     "limit_batches": RULES["trainer.limit_batches"],
 }
 """Keys of ``segrun eval``."""

@@ -61,7 +61,9 @@ def _find_pairs(root: Path, split: str) -> list[Pair]:
     for folder in (images_folder, masks_folder):
         if not folder.is_dir():
             found = ", ".join(sorted(entry.name for entry in root.iterdir())[:12]) or "nothing"
-            raise UserError(f"data.root={root}: the split '{split}' lacks its folder {folder}. The root holds: {found}.")
+            raise UserError(
+                f"data.root={root}: the split '{split}' lacks its folder {folder}. The root holds: {found}."
+            )
     images = {path.stem: path for path in images_folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
     masks = {path.stem: path for path in masks_folder.glob("*.png")}
     stems = listing.read_text().split() if listing.is_file() else sorted(images.keys() | masks.keys())

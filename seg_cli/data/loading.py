@@ -42,7 +42,7 @@ class Batch:
 class Draw(NamedTuple):
     """Which sample, in which epoch: together with the run's seed this decides every random number of a sample."""
 
-    index: int
+    sample: int
     epoch: int
 
 
@@ -81,8 +81,8 @@ class _TrainingSamples(Dataset):
         self.split, self.augment, self.crop, self.seed = split, augment, crop, seed
 
     def __getitem__(self, draw: Draw) -> Sample:
-        rng = np.random.default_rng((self.seed, draw.epoch, draw.index))
-        return self.augment(self.split[draw.index], self.crop, rng)
+        rng = np.random.default_rng((self.seed, draw.epoch, draw.sample))
+        return self.augment(self.split[draw.sample], self.crop, rng)
 
 
 class _ScoringSamples(Dataset):
@@ -120,9 +120,7 @@ def training_loader(
     )
 
 
-def scoring_loader(
-    split: Split, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader:
+def scoring_loader(split: Split, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
     """A loader of lists of ``Batch``es, unchanged and in order; each sample of the split exactly once over all processes.
 
     A list holds one batch for each size of image, so that no image is padded and no score depends on its neighbours.

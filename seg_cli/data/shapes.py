@@ -9,6 +9,7 @@ its form tells what it is.
 import colorsys
 import hashlib
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -48,19 +49,20 @@ class Shapes:
         train: int = 1000,
         val: int = 100,
         test: int = 200,
-        size: tuple[int, int] = (128, 128),
+        size: Sequence[int] = (128, 128),
         seed: int = 0,
         noise: float = 10.0,
     ) -> None:
-        if min(size) < 32:
-            raise ValueError(f"data.size must be at least 32x32, not {size[0]}x{size[1]}")
+        if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 32:
+            raise ValueError(f"data.size must be [height,width] of at least 32 pixels, not {size}")
         counts = {"train": train, "val": val, "test": test}
         for split, count in counts.items():
             if count < 1:
                 raise ValueError(f"data.{split} must be at least 1, not {count}")
         self._identity = repr((counts, tuple(size), seed, noise))
         self.splits: dict[str, Split] = {
-            split: _Scenes(count, (size[0], size[1]), (seed, _SPLIT_IDS[split]), noise) for split, count in counts.items()
+            split: _Scenes(count, (size[0], size[1]), (seed, _SPLIT_IDS[split]), noise)
+            for split, count in counts.items()
         }
 
     def fingerprint(self) -> str:
@@ -181,7 +183,7 @@ def _texture(rng: np.random.Generator, height: int, width: int, color: np.ndarra
     """A textured surface, (H, W, 3) uint8: a colour, blotches of two sizes, and sometimes stripes."""
     coarse = rng.normal(0, 12, (4, 4, 3)).astype(np.float32)
     fine = rng.normal(0, 8, (max(4, height // 6), max(4, width // 6), 1)).astype(np.float32)
-    surface = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    surface: np.ndarray = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     surface += cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
     if rng.random() < 0.4:
         angle, period = rng.uniform(0, math.pi), rng.uniform(4, 14)
@@ -198,7 +200,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray, noise: float) -> np
     """Uneven light, a little blur, and noise."""
     height, width = image.shape[:2]
     light = cv2.resize(rng.uniform(0.7, 1.2, (2, 2)).astype(np.float32), (width, height))
-    photograph = image * light[..., None]
+    photograph: np.ndarray = image * light[..., None]
     if rng.random() < 0.5:
         photograph = cv2.GaussianBlur(photograph, (3, 3), 0)
     photograph += rng.standard_normal((height, width, 3), np.float32) * np.float32(noise)

@@ -11,10 +11,10 @@ VOID = 255
 class Evidence:
     """A batch of logits with its target, and what follows from the two, computed when first asked for.
 
-    Everything is float32, whatever the logits are, since sums over a million pixels overflow or stall in half precision.
+    Half precision is computed in float32, since sums over a million pixels overflow or stall in it.
 
     Args:
-        logits: (N, C, H, W), any floating type.
+        logits: (N, C, H, W), any floating type; float32 and float64 are computed as they are.
         target: (N, H, W), integer class indices, 255 for void.
 
     Raises:
@@ -51,7 +51,8 @@ class Evidence:
     @cached_property
     def log_probs(self) -> Tensor:
         """(N, C, H, W) log-probabilities."""
-        return torch.log_softmax(self.logits.float(), 1)
+        logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
+        return torch.log_softmax(logits, 1)
 
     @cached_property
     def probs(self) -> Tensor:
@@ -72,20 +73,32 @@ class Evidence:
     @cached_property
     def true_counts(self) -> Tensor:
         """(C,) number of pixels of each class."""
-        padded = torch.where(self.valid, self.target, self.num_classes).flatten()
-        ones = torch.ones_like(padded, dtype=torch.float32)
-        return ones.new_zeros(self.num_classes + 1).index_add_(0, padded, ones)[:-1]
+        return self._sum_by_class(self.valid.to(self.log_probs.dtype))
 
     @cached_property
     def prob_sums(self) -> Tensor:
         """(C,) sum of the predicted probability of each class over the pixels that count."""
-        return torch.einsum("nchw,nhw->c", self.probs, self.valid.float())
+        return torch.einsum("nchw,nhw->c", self.probs, self.valid.to(self.probs.dtype))
 
     @cached_property
     def intersections(self) -> Tensor:
         """(C,) sum of the predicted probability of each class over that class's own pixels."""
-        zeros = self.true_prob.new_zeros(self.num_classes)
-        return zeros.index_add(0, self.classes.flatten(), self.true_prob.flatten())
+        return self._sum_by_class(self.true_prob)
+
+    def _sum_by_class(self, values: Tensor) -> Tensor:
+        """(N, H, W) values, 0 at void -> (C,) their sum over the pixels of each class.
+
+        Each row of pixels is summed apart, and the rows then: added one by one, millions of values drift by percents.
+        """
+        sums = values.new_zeros(self.target.shape[0] * self.target.shape[1] * self.num_classes)
+        return sums.index_add(0, self._row_and_class, values.flatten()).view(-1, self.num_classes).sum(0)
+
+    @cached_property
+    def _row_and_class(self) -> Tensor:
+        """(N * H * W,) for each pixel: C times its row, counted through the batch, plus its class."""
+        images, height, _ = self.target.shape
+        rows = torch.arange(images * height, device=self.target.device).view(images, height, 1)
+        return (rows * self.num_classes + self.classes).flatten()
 
 
 class Term(nn.Module):

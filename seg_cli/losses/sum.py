@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from seg_cli.errors import UserError
@@ -36,6 +38,6 @@ class Sum(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(N, C, H, W) logits and (N, H, W) targets -> the weighted sum, and each term's own value without weight."""
         evidence = Evidence(logits, target)
-        values = {name: term.compute(evidence) for name, term in self.terms.items()}
-        total = sum(self.weights[name] * value for name, value in values.items())
+        values = {name: cast(Term, term).compute(evidence) for name, term in self.terms.items()}
+        total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}

@@ -30,10 +30,10 @@ def count(predictions: Tensor, masks: Tensor, num_classes: int) -> Tensor:
     cells = (num_classes + 1) * num_classes
     # Void is the row after the last class, and that row is dropped: no boolean indexing, which would have to wait for
     # the device to say how many pixels are left. int32 halves the memory traffic.
-    index = masks.to(torch.int32).clamp_(max=num_classes).mul_(num_classes).add_(predictions)
+    index = masks.to(torch.int32, copy=True).clamp_(max=num_classes).mul_(num_classes).add_(predictions)
     if images > 1:
         index += torch.arange(0, images * cells, cells, dtype=torch.int32, device=index.device).view(-1, 1, 1)
-    index = index.view(-1)
+    index = index.flatten()
     if index.is_cuda:
         # bincount asks the device for the largest value, and so waits for it; adding integers is exact in any order.
         counts = torch.zeros(images * cells, dtype=torch.int64, device=index.device)

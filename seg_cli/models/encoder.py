@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import huggingface_hub
@@ -52,9 +53,10 @@ class Encoder(nn.Module):
             path = Path(weights).expanduser()
             digest = _load_weights(self.body, path, name, in_channels)
             self.pretrained = f"{path.name} sha256:{digest[:16]}"
-        self.channels: list[int] = self.body.feature_info.channels()
-        self.strides: list[int] = self.body.feature_info.reduction()
-        mean, std = self.body.pretrained_cfg["mean"], self.body.pretrained_cfg["std"]
+        info: Any = self.body  # timm's attributes, which nn.Module does not declare
+        self.channels: list[int] = info.feature_info.channels()
+        self.strides: list[int] = info.feature_info.reduction()
+        mean, std = info.pretrained_cfg["mean"], info.pretrained_cfg["std"]
         self.normalize = Normalize(*(_repeat(values, in_channels) for values in (mean, std)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -76,7 +78,7 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"encoder.name={name}: timm has no such model.{hint} See: segrun list encoders.")
-    options = {} if output_stride == 32 else {"output_stride": output_stride}
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
         with _offline_hub() if download and not _hub_answers() else nullcontext():
             return timm.create_model(name, pretrained=download, features_only=True, in_chans=in_channels, **options)
@@ -126,15 +128,17 @@ def _load_weights(body: nn.Module, path: Path, name: str, in_channels: int) -> s
     # Feature extraction renames 'stem.0' to 'stem_0'; apart from that the names are timm's.
     given = {key.replace(".", "_"): tensor for key, tensor in state.items()}
     wanted = body.state_dict()
-    first = body.pretrained_cfg.get("first_conv")
+    first = cast(Any, body).pretrained_cfg.get("first_conv")
     missing, misfits, fitted = [], [], {}
     for key, tensor in wanted.items():
         value = given.get(key.replace(".", "_"))
         if value is None:
-            missing.append(key)
+            # Many converted files lack the counters of batch norms, which only matter without momentum.
+            if not key.endswith("num_batches_tracked"):
+                missing.append(key)
             continue
-        if in_channels != 3 and isinstance(first, str) and key.replace(".", "_") == f"{first}.weight".replace(".", "_"):
-            value = adapt_input_conv(in_channels, value.float())
+        if isinstance(first, str) and key.replace(".", "_") == f"{first}.weight".replace(".", "_"):
+            value = _adapt_channels(value, in_channels)
         if value.shape != tensor.shape:
             misfits.append(f"{key} is {tuple(value.shape)} and should be {tuple(tensor.shape)}")
         fitted[key] = value
@@ -149,6 +153,13 @@ def _load_weights(body: nn.Module, path: Path, name: str, in_channels: int) -> s
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _adapt_channels(kernel: Tensor, in_channels: int) -> Tensor:
+    """The first layer's (O, 3, h, w) for images of other channels; one that is not for 3 channels is left alone."""
+    if kernel.ndim != 4 or kernel.shape[1] != 3 or in_channels == 3:
+        return kernel
+    return adapt_input_conv(in_channels, kernel.float())
+
+
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
@@ -160,11 +171,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"encoder.weights={path}: the file cannot be read ({str(error).splitlines()[0][:200]}).") from None
+        raise UserError(f"encoder.weights={path}: the file cannot be read ({_first_line(error)}).") from None
     except Exception as error:  # the unpickler's error for a file that wants to execute code
         raise UserError(
             f"encoder.weights={path}: the file holds more than tensors and is not loaded, since it could execute code "
-            f"({str(error).splitlines()[0][:200]}). Save its state_dict() alone, best as .safetensors."
+            f"({_first_line(error)}). Save its state_dict() alone, best as .safetensors."
         ) from None
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -172,6 +183,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"encoder.weights={path}: expected a state dict, names with tensors, and found something else.")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _repeat(values: tuple[float, ...], channels: int) -> list[float]:

@@ -97,9 +97,7 @@ def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
     heights = _spread([series[name][1][-1] for name in named], gap=0.056)
     for name, height, color in zip(named, heights, cycle((_BLUE, _ORANGE, *_COLORS)), strict=False):
         epochs, values = series[name]
-        axes.plot(
-            epochs, values, color=color, linewidth=1, marker=_marker(len(values)), markersize=4, clip_on=False
-        )
+        axes.plot(epochs, values, color=color, linewidth=1, marker=_marker(len(values)), markersize=4, clip_on=False)
         axes.annotate(
             name if len(name) <= 24 else f"{name[:23]}…",
             (epochs[-1], values[-1]),
@@ -145,9 +143,7 @@ def _keys(rows: Sequence[Row], prefix: str) -> list[str]:
 
 def _series(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
     """Epochs and values of the rows that have a value."""
-    points = [
-        (epoch, value) for row in rows if (epoch := row["epoch"]) and (value := row.get(key)) is not None
-    ]
+    points = [(epoch, value) for row in rows if (epoch := row["epoch"]) and (value := row.get(key)) is not None]
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
@@ -204,9 +200,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], path: Path, *, split: st
 
     for row in np.flatnonzero(pixels == 0):
         axes.add_patch(
-            Rectangle(
-                (-0.5, row - 0.5), count, 1, facecolor="#f4f4f4", edgecolor="#c8c8c8", hatch="///", lw=0
-            )
+            Rectangle((-0.5, row - 0.5), count, 1, facecolor="#f4f4f4", edgecolor="#c8c8c8", hatch="///", lw=0)
         )
         axes.get_yticklabels()[row].set_color("#a0a0a0")
     if has_numbers:
@@ -215,16 +209,12 @@ def confusion(matrix: np.ndarray, names: Sequence[str], path: Path, *, split: st
             text = f"{shares[row, column]:.0%}".rstrip("%")
             axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=color)
     else:
-        bar = figure.colorbar(
-            image, ax=axes, shrink=0.4, aspect=30, pad=0.01, format=lambda share, _: f"{share:.0%}"
-        )
+        bar = figure.colorbar(image, ax=axes, shrink=0.4, aspect=30, pad=0.01, format=lambda share, _: f"{share:.0%}")
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8, colors=_GREY)
 
     absent = bool((pixels == 0).any())
-    note = "% of the pixels of a true class; void is ignored" + (
-        "\nhatched: not in the truth" if absent else ""
-    )
+    note = "% of the pixels of a true class; void is ignored" + ("\nhatched: not in the truth" if absent else "")
     title_pad = 36 if absent else 22  # points; above the note
     axes.set_title(f"Confusion on {split}", loc="left", fontsize=12, color=_INK, pad=title_pad)
     axes.annotate(note, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=9, color=_GREY)
@@ -262,9 +252,7 @@ def predictions(examples: Sequence[Example], labels: LabelSpace, path: Path) -> 
     for example, (panel_width, panel_height) in zip(examples, sizes, strict=True):
         top += _TITLE
         _write(figure, _MARGIN, top - 0.06, _describe(example), fontsize=9, color=_GREY)
-        for column, panel in enumerate(
-            _panels(example, labels, round(panel_width * DPI), round(panel_height * DPI))
-        ):
+        for column, panel in enumerate(_panels(example, labels, round(panel_width * DPI), round(panel_height * DPI))):
             left = _MARGIN + column * (_PANEL + _GAP)
             box = (
                 left / width,
@@ -303,9 +291,7 @@ def _panels(example: Example, labels: LabelSpace, width: int, height: int) -> li
         return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
 
     shrinks = width < example.image.shape[1]
-    image = cv2.resize(
-        example.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    image = cv2.resize(example.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     truth, prediction = resize(example.truth), resize(example.prediction)
     void = truth == VOID
     rows, columns = np.ogrid[:height, :width]
@@ -338,9 +324,7 @@ def _legend(examples: Sequence[Example], labels: LabelSpace) -> list[Patch]:
     if len(classes) > _LEGEND_LIMIT:
         patches.append(Patch(facecolor="none", label=f"and {len(classes) - _LEGEND_LIMIT} more"))
     if VOID in shown:
-        patches.append(
-            Patch(facecolor="white", edgecolor="#b0b0b0", hatch="/////", linewidth=0, label="void")
-        )
+        patches.append(Patch(facecolor="white", edgecolor="#b0b0b0", hatch="/////", linewidth=0, label="void"))
     return [*patches, Patch(facecolor=_hex(_ERROR), label="error")]
 
 

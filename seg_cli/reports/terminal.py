@@ -57,9 +57,7 @@ def closing(run_dir: Path, results: dict[str, Any], next_hint: str) -> Text:
 def _choices(results: dict[str, Any]) -> Text:
     """``model=unet encoder=resnet18 ... seed=0``, as one would type it."""
     choices = " ".join(f"{group}={choice}" for group, choice in results["choices"].items())
-    lines = textwrap.wrap(
-        f"{choices} seed={results['seed']}", 80, break_long_words=False, break_on_hyphens=False
-    )
+    lines = textwrap.wrap(f"{choices} seed={results['seed']}", 80, break_long_words=False, break_on_hyphens=False)
     return Text("\n".join(lines), style="bold")
 
 

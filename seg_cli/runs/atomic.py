@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from seg_cli.errors import RunFailed
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically; a reader sees the old one or the new one, and a failure leaves the old one.
 
     Args:
@@ -31,7 +31,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _is_full_disk(error):
             raise RunFailed(
                 f"{path}: no space is left on the disk, and the file was not written. What was there before is "
                 "untouched. Make room, or choose another disk with run_dir=DIR."
@@ -39,9 +39,9 @@ def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write bytes atomically, see ``write_file``."""
-    write_file(path, lambda file: file.write(data) and None)
+    write_file(path, lambda file: file.write(data))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -52,6 +52,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically, see ``write_file``. Raises ValueError for NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether that is the reason; torch.save raises a RuntimeError of its own over the system's error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _umask() -> int:

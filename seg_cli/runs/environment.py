@@ -14,7 +14,7 @@ _PACKAGES = (
     *("segrun", "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless"),
     *("numpy", "hydra-core", "omegaconf", "wandb", "pillow"),
 )
-_SECRET = re.compile(r"(?i)(\b[\w.-]*(?:key|token|password|passwd|secret)[\w-]*\s*[=:]\s*)\S+|(?<=://)[^/\s@]+:[^/\s@]+(?=@)")
+_SECRET = re.compile(r"(?i)(\b[\w.-]*(?:key|token|password|passwd|secret)[\w-]*\s*[=:]\s*)\S+|(?<=://)[^/\s@]+(?=@)")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -44,9 +44,9 @@ def mask_secrets(text: str) -> str:
 def _describe_git(folder: Path) -> dict[str, str | bool] | None:
     """Commit and hash of what is changed against it, of the checkout that the code lies in; None for an installed one."""
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        return subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
 
     try:
         # An installed package inside somebody's repository is not that repository's code.
@@ -54,9 +54,9 @@ def _describe_git(folder: Path) -> dict[str, str | bool] | None:
             return None
         diff = git("diff", "HEAD")
         return {
-            "commit": git("rev-parse", "HEAD").strip(),
+            "commit": git("rev-parse", "HEAD").decode().strip(),
             "changed": bool(diff),
-            "diff_sha256": hashlib.sha256(diff.encode()).hexdigest(),
+            "diff_sha256": hashlib.sha256(diff).hexdigest(),
         }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -81,7 +81,9 @@ class Run:
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_json(self.folder / "environment.json", environment)
 
-    def write_status(self, state: State, *, reason: str | None = None, epoch: int | None = None, step: int | None = None) -> None:
+    def write_status(
+        self, state: State, *, reason: str | None = None, epoch: int | None = None, step: int | None = None
+    ) -> None:
         """Update status.json.
 
         Args:
@@ -118,7 +120,7 @@ class Run:
         path = self.folder / "config.yaml"
         try:
             config = OmegaConf.load(path)
-        except (OSError, YAMLError, OmegaConfBaseException) as error:
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{path}: the file cannot be read ({error}).") from None
         if not isinstance(config, DictConfig) or "model" not in config:
             raise UserError(f"{path}: this is not the configuration of a run.")
@@ -146,7 +148,11 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, float | None]]:
         """metrics.csv: one dict an epoch, None where the epoch has no value."""
-        return [{key: float(value) if value else None for key, value in row.items()} for row in self._read_csv("metrics.csv")]
+        rows = self._read_csv("metrics.csv")
+        try:
+            return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+        except (TypeError, ValueError):  # a row longer than the header gives a list
+            raise UserError(f"{self.folder / 'metrics.csv'}: the file is damaged (not all of it is numbers).") from None
 
     @property
     def per_image(self) -> list[dict[str, str]]:

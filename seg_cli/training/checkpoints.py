@@ -1,5 +1,6 @@
 """Checkpoints: best.ckpt by validation mIoU and last.ckpt of the last whole epoch, each written whole or not at all."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from seg_cli.errors import UserError
-from seg_cli.runs.atomic import write_file
+from seg_cli.runs.atomic import write_bytes
 from seg_cli.runs.run import Run
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's files, written atomically: a full disk or a kill leaves the checkpoint that was there."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        write_file(Path(path), lambda file: torch.save(checkpoint, file))
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        # Into memory first: a Ctrl-C that meets torch's zip writer on a file comes out as an error of the writer.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(Path(path), buffer.getbuffer())
 
 
 class Checkpoints(pl.Callback):
@@ -62,9 +64,7 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         UserError: if the file is missing, damaged, or of another model.
     """
     if not checkpoint.is_file():
-        raise UserError(
-            f"{checkpoint}: this run has no such checkpoint; it ended before its first epoch did."
-        )
+        raise UserError(f"{checkpoint}: this run has no such checkpoint; it ended before its first epoch did.")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:
@@ -75,6 +75,4 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{checkpoint}: the checkpoint is of another model than config.yaml says ({reason})."
-        ) from None
+        raise UserError(f"{checkpoint}: the checkpoint is of another model than config.yaml says ({reason}).") from None

@@ -53,9 +53,7 @@ def fit(
     checkpoints = Checkpoints(run)
     callbacks: list[pl.Callback] = [Progress(), Record(run), FiniteLoss()]
     if settings["early_stop"] is not None:
-        callbacks.append(
-            EarlyStopping("val/miou", mode="max", patience=settings["early_stop"], check_finite=False)
-        )
+        callbacks.append(EarlyStopping("val/miou", mode="max", patience=settings["early_stop"], check_finite=False))
     callbacks.append(checkpoints)
     trainer = pl.Trainer(
         accelerator=settings["accelerator"],

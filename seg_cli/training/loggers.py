@@ -233,7 +233,7 @@ def _start_run(mode: str, *, timeout: float, **init: Any) -> Any:
     try:
         import wandb
 
-        mode = _decide_mode(mode, wandb.setup(wandb.Settings(silent=True)).settings)
+        mode = decide_mode(mode, wandb.setup(wandb.Settings(silent=True)).settings)
         if mode == "disabled":
             return None
         try:
@@ -269,7 +269,7 @@ def _init_run(mode: Any, timeout: float, **init: Any) -> Any:
     return run
 
 
-def _decide_mode(mode: str, settings: Any) -> str:
+def decide_mode(mode: str, settings: Any) -> str:
     """online, offline or disabled; online only where there is a key, for W&B would ask for one."""
     asked = os.environ.get("WANDB_MODE") if mode == "auto" else mode
     if (asked or settings.mode) in ("disabled", "offline", "dryrun"):

@@ -18,9 +18,7 @@ def resolve(mode: str, device: torch.device) -> str:
     if mode == "auto":
         return "bf16" if has_bf16(device) else "fp32"
     if mode == "fp16" and device.type == "cpu":
-        raise UserError(
-            "precision=fp16: half precision needs a GPU. On a CPU choose precision=auto, bf16 or fp32."
-        )
+        raise UserError("precision=fp16: half precision needs a GPU. On a CPU choose precision=auto, bf16 or fp32.")
     return mode
 
 

@@ -98,9 +98,7 @@ class Progress(ProgressBar):
             batches = int(trainer.num_training_batches)
             self._display.show(_epoch(trainer), self._note(trainer, batches, validated=True))
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._display.close()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

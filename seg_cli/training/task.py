@@ -27,6 +27,11 @@ class SegmentationTask(pl.LightningModule):
         encoder_lr_factor: learning rate of ``model.encoder`` over that of the rest.
     """
 
+    model: nn.Module
+    loss: Sum
+    matrix: Tensor
+    loss_sum: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -49,7 +54,7 @@ class SegmentationTask(pl.LightningModule):
         self.register_buffer("matrix", torch.zeros(classes, classes, dtype=torch.int64), persistent=False)
         self.register_buffer("loss_sum", torch.zeros(2), persistent=False)  # of the losses, of the images
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(parameter_groups(self.model, self.encoder_lr_factor))
         for group in optimizer.param_groups:
             group["lr"] *= group["lr_factor"]
@@ -74,6 +79,9 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
+        if self.trainer.fit_loop.is_resuming:
+            # Lightning began to draw before it had read from the checkpoint in which epoch it goes on.
+            iter(self.trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], sync_dist=True)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -120,9 +128,7 @@ class SegmentationTask(pl.LightningModule):
             "val/miou": scores.miou,
             "val/pixel_accuracy": scores.pixel_accuracy,
         }
-        values |= {
-            f"val/iou/{name}": float(iou) for name, iou in zip(self.class_names, scores.iou, strict=True)
-        }
+        values |= {f"val/iou/{name}": float(iou) for name, iou in zip(self.class_names, scores.iou, strict=True)}
         # NaN is the score of what does not occur, and no logger has a place for it.
         self.log_dict({key: value for key, value in values.items() if value == value}, sync_dist=True)
 

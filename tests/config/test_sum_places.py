@@ -63,9 +63,7 @@ def run_app(place: Path, *arguments: str) -> list[str]:
     command = [sys.executable, "-c", "import app; app.main()", *arguments]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return sorted(
-        ", ".join(f"{k} {v}" for k, v in json.loads(line)) for line in seen.read_text().splitlines()
-    )
+    return sorted(", ".join(f"{k} {v}" for k, v in json.loads(line)) for line in seen.read_text().splitlines())
 
 
 def test_command_line(place: Path) -> None:

@@ -19,7 +19,9 @@ CAMVID_CLASSES = 11
 
 
 def test_a_run_leaves_what_the_contract_says(segrun: Segrun, camvid_root: Path) -> None:
-    done = segrun(*TINY, "loss=ce+2*dice", "data=camvid", f"data.root={camvid_root}", "trainer.max_epochs=2", "run_dir=r")
+    done = segrun(
+        *TINY, "loss=ce+2*dice", "data=camvid", f"data.root={camvid_root}", "trainer.max_epochs=2", "run_dir=r"
+    )
     assert done.status == 0, done.err
     run = Run.open("r")
     found = {path.name for path in run.folder.iterdir()}
@@ -132,7 +134,9 @@ def test_own_losses_and_experiments_live_in_a_folder_of_ones_own(segrun: Segrun,
     assert Run.open(run).results["choices"]["loss"] == "dice+0.5*sharp"
 
 
-@pytest.mark.parametrize("experiment", sorted(p.stem for p in (Path(__file__).parents[2] / "conf/experiment").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "experiment", sorted(p.stem for p in (Path(__file__).parents[2] / "conf/experiment").glob("*.yaml"))
+)
 def test_every_experiment_runs_one_batch(segrun: Segrun, camvid_root: Path, experiment: str) -> None:
     options = ("data=camvid", f"data.root={camvid_root}", "encoder.weights=none", "loader.workers=0", "logger=none")
     options += ("trainer.max_epochs=1", "trainer.limit_batches=1", "trainer.accelerator=cpu", "loader.batch_size=2")
@@ -192,6 +196,11 @@ def test_unet_without_augmentation_does_not_solve_the_shapes(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_camvid_on_a_cpu_reaches_its_score(tmp_path: Path, shared: Path) -> None:
     weights = shared / "weights" / "tf_efficientnet_lite0.safetensors"
-    options = ["experiment=camvid_cpu", f"data.root={shared / 'data/camvid'}", f"encoder.weights={weights}", "run_dir=r"]
+    options = [
+        "experiment=camvid_cpu",
+        f"data.root={shared / 'data/camvid'}",
+        f"encoder.weights={weights}",
+        "run_dir=r",
+    ]
     subprocess.run([sys.executable, "-m", "seg_cli", *options], cwd=tmp_path, check=True, timeout=2400)
     assert Run.open(tmp_path / "r").results["splits"]["test"]["miou"] >= 0.57

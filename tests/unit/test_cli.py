@@ -24,9 +24,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def segrun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR", "SEGRUN_TRACEBACKS")}
-    return subprocess.run(
-        [*SEGRUN, *arguments], capture_output=True, text=True, env=clean | environment, timeout=120
-    )
+    return subprocess.run([*SEGRUN, *arguments], capture_output=True, text=True, env=clean | environment, timeout=120)
 
 
 def test_help_names_every_verb_and_group(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,10 +98,7 @@ def test_wrong_requests(arguments: list[str], message: str, capsys: pytest.Captu
 
 
 def test_a_wrong_request_is_answered_before_torch_is_imported() -> None:
-    code = (
-        "import sys; from seg_cli import cli; status = cli.run(['seed=abc']); "
-        "print(status, 'torch' in sys.modules)"
-    )
+    code = "import sys; from seg_cli import cli; status = cli.run(['seed=abc']); print(status, 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "2 False\n"
 
 
@@ -153,9 +148,7 @@ def test_a_sweep_tells_its_jobs_and_goes_on_after_an_error() -> None:
     assert done.returncode == 2
 
 
-def test_a_bug_is_shown_with_its_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bug_is_shown_with_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(cli, "help_text", lambda _: 1 / 0)
     assert cli.run(["--help"]) == 1
     err = capsys.readouterr().err
@@ -170,9 +163,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_interrupt_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(_: str | None) -> str:
         raise KeyboardInterrupt
 
@@ -185,9 +176,7 @@ def test_an_interrupt_while_the_config_is_composed() -> None:
     slow = "import time; from seg_cli.config import schema; from seg_cli import cli"
     slow += "; schema.validate = lambda cfg: (print('validating', flush=True), time.sleep(60))"
     code = f"{slow}; cli.main(['seed=1'])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "validating\n"
     process.send_signal(signal.SIGINT)

@@ -43,8 +43,7 @@ def error_of(**settings: object) -> Exception:
         ),
         (
             {"sigma": 2},
-            "augment.blur: Blur also needs 'radius'. Type augment.blur.SETTING=VALUE. "
-            "Settings: radius, sigma.",
+            "augment.blur: Blur also needs 'radius'. Type augment.blur.SETTING=VALUE. Settings: radius, sigma.",
         ),
         ({"radius": -1}, "augment.blur: radius must be 0 or more, not -1"),
         ({"radius": 101}, "blur.radius=101: at most 100."),
@@ -75,9 +74,7 @@ def test_a_component_without_a_constructor_of_its_own() -> None:
 
 def test_a_target_that_is_not_there() -> None:
     told = explain(error_of(_target_="seg_cli.nowhere.Blur"))
-    assert str(told).startswith(
-        "augment.blur._target_=seg_cli.nowhere.Blur: there is no such class or function ("
-    )
+    assert str(told).startswith("augment.blur._target_=seg_cli.nowhere.Blur: there is no such class or function (")
 
 
 @pytest.mark.parametrize("radius", [42, 43])

@@ -18,9 +18,7 @@ from seg_cli.reports import figures
 pytestmark = pytest.mark.filterwarnings("error")
 
 ODD_NAMES = ("$x_", "[red]", "道路", "a/b", "n" * 60)
-LABELS = LabelSpace(
-    names=("Sky", "Car", *ODD_NAMES), colors=tuple((40 * i, 255 - 30 * i, 90) for i in range(7))
-)
+LABELS = LabelSpace(names=("Sky", "Car", *ODD_NAMES), colors=tuple((40 * i, 255 - 30 * i, 90) for i in range(7)))
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -32,9 +30,7 @@ def size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def rows(
-    epochs: int, names: tuple[str, ...], terms: tuple[str, ...] = ("dice", "focal")
-) -> list[figures.Row]:
+def rows(epochs: int, names: tuple[str, ...], terms: tuple[str, ...] = ("dice", "focal")) -> list[figures.Row]:
     return [
         {
             "epoch": float(epoch),
@@ -63,9 +59,7 @@ def example(height: int = 30, width: int = 40, *, void: bool = False) -> Example
 
 
 @pytest.mark.parametrize("epochs", [1, 30, 500])
-@pytest.mark.parametrize(
-    "names", [("Sky", "Car"), ODD_NAMES, tuple(f"class {i}" for i in range(150))], ids=len
-)
+@pytest.mark.parametrize("names", [("Sky", "Car"), ODD_NAMES, tuple(f"class {i}" for i in range(150))], ids=len)
 def test_curves(epochs: int, names: tuple[str, ...], tmp_path: Path) -> None:
     figures.curves(rows(epochs, names), tmp_path / "curves.png")
     assert size(tmp_path / "curves.png") == (1650, 1050)

@@ -77,7 +77,7 @@ def test_every_process_gets_as_many_batches_and_none_the_samples_of_another(
         assert all(batch for batch in drawn)
         ranks.append(drawn)
     assert len({len(drawn) for drawn in ranks}) == 1
-    seen = [draw.index for drawn in ranks for batch in drawn for draw in batch]
+    seen = [draw.sample for drawn in ranks for batch in drawn for draw in batch]
     step = batch_size * world_size
     if length >= step:
         assert len(set(seen)) == len(seen) == length // step * step  # only the last, incomplete step is left out
@@ -91,7 +91,7 @@ def test_over_the_epochs_every_sample_has_its_turn() -> None:
     seen = set()
     for number in range(6):
         batches.set_epoch(number)
-        seen |= {draw.index for batch in batches for draw in batch}
+        seen |= {draw.sample for batch in batches for draw in batch}
     assert seen == set(range(10))
 
 

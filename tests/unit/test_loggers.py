@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.errors import UserError
-from seg_cli.training.loggers import Csv, ExperimentLogger, TensorBoard, Wandb, _decide_mode
+from seg_cli.training.loggers import Csv, ExperimentLogger, TensorBoard, Wandb, decide_mode
 
 CONF = Path(__file__).parents[2] / "conf" / "logger"
 LABELS = LabelSpace(names=("Sky", "Car"), colors=((10, 20, 30), (200, 100, 0)))
@@ -315,7 +315,7 @@ def test_wandb_mode_auto(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "netrc").write_text(netrc)
-    assert _decide_mode("auto", wandb.setup().settings) == mode
+    assert decide_mode("auto", wandb.setup().settings) == mode
 
 
 def test_wandb_unknown_mode(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def random_maps(seed: int, images: int, classes: int, void: float) -> tuple[torc
     return predictions, torch.from_numpy(masks).to(torch.uint8)
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 21), st.sampled_from([0, 0.3, 1]))
 @settings(max_examples=40, deadline=None)
 def test_counts_are_those_of_scikit_learn(seed: int, images: int, classes: int, void: float) -> None:

@@ -78,9 +78,7 @@ def test_pipe_gets_a_line_an_epoch_and_one_every_five_seconds(pipe: Console, tmp
     ]
 
 
-def test_long_epoch_has_lines_in_between(
-    pipe: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_epoch_has_lines_in_between(pipe: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seg_cli.training.progress._Lines.seconds_between", 2.0)
     fit(pipe, tmp_path, epochs=2, validate_every=2)
     first, second, epoch, *_ = pipe.file.getvalue().splitlines()
@@ -90,9 +88,7 @@ def test_long_epoch_has_lines_in_between(
     assert epoch == "epoch 1/2  loss 0.500  8.0 img/s  ETA 0:05"
 
 
-def test_pipe_gets_no_control_characters_even_with_force_color(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pipe_gets_no_control_characters_even_with_force_color(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     console = Console(file=io.StringIO(), width=80)
     fit(console, tmp_path)

@@ -110,9 +110,7 @@ def test_bad_values(shipped: DictConfig, key: str, value: object) -> None:
 
 
 def test_an_unknown_key(shipped: DictConfig) -> None:
-    with pytest.raises(
-        UserError, match=r"lodaer\.crop: there is no such key\. Did you mean 'loader\.crop'\?"
-    ):
+    with pytest.raises(UserError, match=r"lodaer\.crop: there is no such key\. Did you mean 'loader\.crop'\?"):
         validate(changed(shipped, "lodaer.crop", [1, 1]))
 
 
@@ -121,9 +119,7 @@ def test_a_value_where_a_section_belongs(shipped: DictConfig) -> None:
         validate(changed(shipped, "loader", 3))
 
 
-@pytest.mark.parametrize(
-    ("group", "message"), [("loss", "^loss: a run needs one"), ("trainer", "^trainer.max_epochs")]
-)
+@pytest.mark.parametrize(("group", "message"), [("loss", "^loss: a run needs one"), ("trainer", "^trainer.max_epochs")])
 def test_a_group_that_was_taken_out(group: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(composed(f"~{group}"))

@@ -81,9 +81,7 @@ def test_split_without_a_score() -> None:
 
 def test_closing_keeps_paths_whole() -> None:
     folder = Path("outputs") / ("a-long-name" * 10) / "2026-01-01_00-00-00"
-    lines = in_a_pipe(
-        closing(folder, results("test"), f"segrun eval run={folder} [split=val]"), soft_wrap=True
-    )
+    lines = in_a_pipe(closing(folder, results("test"), f"segrun eval run={folder} [split=val]"), soft_wrap=True)
     assert lines.splitlines() == [
         "best epoch 27 of 30 · trained in 2 min 41 s · scored at 42 images/s",
         f"run   {folder}",

@@ -37,9 +37,7 @@ def painted(height: int, width: int, seed: int = 0, cell: int = 1) -> Sample:
     return Sample(np.repeat(20 * mask[..., None] + 20, 3, 2), mask, "painted", "group")
 
 
-def augment(
-    steps: Mapping[str, Geometry | Color], sample: Sample, crop: tuple[int, int] | None, seed: int
-) -> Sample:
+def augment(steps: Mapping[str, Geometry | Color], sample: Sample, crop: tuple[int, int] | None, seed: int) -> Sample:
     return Augment(steps)(sample, crop, np.random.default_rng(seed))
 
 
@@ -99,9 +97,7 @@ def test_a_flip_mirrors() -> None:
 def test_a_crop_copies_pixels_and_comes_from_everywhere(step: dict[str, Geometry]) -> None:
     sample = painted(20, 30)
     image = sample.image[:, ::-1] if step else sample.image
-    windows = {
-        image[y : y + 8, x : x + 9].tobytes(): (y, x) for y in range(20 - 8 + 1) for x in range(30 - 9 + 1)
-    }
+    windows = {image[y : y + 8, x : x + 9].tobytes(): (y, x) for y in range(20 - 8 + 1) for x in range(30 - 9 + 1)}
     places = {windows[augment(step, sample, (8, 9), seed).image.tobytes()] for seed in range(300)}
     assert {y for y, _ in places} == set(range(13))
     assert {x for _, x in places} == set(range(22))
@@ -152,7 +148,12 @@ def test_scale_is_the_size_of_things(factor: float, share: float) -> None:
 @given(SEEDS)
 @settings(max_examples=10, deadline=None)
 def test_the_seed_decides_everything(seed: int) -> None:
-    steps = {"flip": FLIP, "scale": RandomScale(low=0.5, high=2), "rotation": RandomRotation(degrees=5), "color": JITTER}
+    steps = {
+        "flip": FLIP,
+        "scale": RandomScale(low=0.5, high=2),
+        "rotation": RandomRotation(degrees=5),
+        "color": JITTER,
+    }
     sample = painted(40, 50, cell=5)
     first, second = (augment(steps, sample, (32, 32), seed) for _ in range(2))
     np.testing.assert_array_equal(first.image, second.image)

@@ -1,0 +1,136 @@
+"""One contract for every architecture in ``conf/model``: shapes, sizes, types, gradients, repeatability."""
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from seg_cli.commands.build import build_model
+from seg_cli.config.paths import conf_dir
+from seg_cli.models.deeplabv3plus import DeepLabV3Plus
+from seg_cli.models.encoder import Encoder
+from seg_cli.models.unet import UNet
+
+CLASSES = 5
+MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+every_model = pytest.mark.parametrize("name", MODELS)
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def build(compose_config: Compose) -> Callable[..., nn.Module]:
+    def built(name: str, *overrides: str, seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        config = compose_config(f"model={name}", "encoder.name=resnet10t", *overrides)
+        return build_model(config, CLASSES)
+
+    return built
+
+
+def pictures(count: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@every_model
+@pytest.mark.parametrize("encoder", ["resnet10t", "convnext_atto"])
+@pytest.mark.parametrize("size", [(64, 64), (97, 131)])
+def test_logits_have_the_size_of_the_image(
+    build: Callable[..., nn.Module], name: str, encoder: str, size: tuple[int, int]
+) -> None:
+    model = build(name, f"encoder.name={encoder}").eval()
+    with torch.no_grad():
+        logits = model(pictures(1, *size))
+    assert logits.shape == (1, CLASSES, *size)
+    assert logits.dtype == torch.float32
+    assert (logits < 0).any()  # no activation inside
+
+
+@every_model
+def test_bytes_and_floats_and_memory_orders_agree(build: Callable[..., nn.Module], name: str) -> None:
+    model, images = build(name).eval(), pictures(2, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        torch.testing.assert_close(model(images.float()), expected)
+        channels_last = images.contiguous(memory_format=torch.channels_last)
+        found = model.to(memory_format=torch.channels_last)(channels_last)  # type: ignore[call-overload]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@every_model
+def test_an_image_is_scored_alike_alone_and_among_others(build: Callable[..., nn.Module], name: str) -> None:
+    model, images = build(name).eval(), pictures(3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images[1:2]), model(images)[1:2], rtol=1e-4, atol=1e-4)
+
+
+@every_model
+def test_a_gradient_reaches_every_parameter(build: Callable[..., nn.Module], name: str) -> None:
+    model = build(name).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)  # timm starts the last norm of a block at 0
+    model(pictures(2, 64, 64)).square().mean().backward()
+    without = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not without
+
+
+@every_model
+def test_the_seed_decides_the_weights(build: Callable[..., nn.Module], name: str) -> None:
+    first, again, other = (build(name, seed=seed).state_dict() for seed in (0, 0, 1))
+    for key in first:
+        torch.testing.assert_close(first[key], again[key], rtol=0, atol=0)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@every_model
+def test_bfloat16_is_finite_and_close(build: Callable[..., nn.Module], name: str) -> None:
+    model, images = build(name).eval(), pictures(1, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(images)
+    assert logits.isfinite().all()
+    assert (logits.float() - expected).abs().mean() < 0.1 * expected.std()
+
+
+@every_model
+def test_settings_are_keywords_and_none_is_swallowed(compose_config: Compose, name: str) -> None:
+    constructor = get_class(compose_config(f"model={name}").model._target_)
+    kinds = {parameter.kind for parameter in list(inspect.signature(constructor).parameters.values())}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+
+@every_model
+def test_every_setting_stands_in_the_config(compose_config: Compose, name: str) -> None:
+    settings = compose_config(f"model={name}").model
+    parameters = set(inspect.signature(get_class(settings._target_)).parameters)
+    assert {str(key) for key in settings if key != "_target_"} == parameters - {"num_classes"}
+
+
+# ---- single architectures
+
+
+@pytest.mark.parametrize(("output_stride", "rates"), [(32, [3, 6, 9]), (16, [6, 12, 18]), (8, [12, 24, 36])])
+def test_the_rates_of_deeplabv3plus_follow_the_output_stride(output_stride: int, rates: list[int]) -> None:
+    model = DeepLabV3Plus(encoder=Encoder("resnet10t", output_stride=output_stride), num_classes=2)
+    depthwise = [m for m in model.aspp.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert [conv.dilation[0] for conv in depthwise] == rates
+    own = DeepLabV3Plus(encoder=Encoder("resnet10t"), num_classes=2, rates=[2, 4])
+    assert [m.dilation[0] for m in own.aspp.modules() if isinstance(m, nn.Conv2d) and m.groups > 1] == [2, 4]
+
+
+def test_unet_wants_a_number_of_channels_for_every_step() -> None:
+    with pytest.raises(ValueError, match=r"model\.decoder_channels needs 5 numbers for this encoder, not 2"):
+        UNet(encoder=Encoder("resnet10t"), num_classes=2, decoder_channels=[64, 32])
+
+
+@every_model
+def test_images_may_have_other_channels(build: Callable[..., nn.Module], name: str) -> None:
+    model = build(name, "+model.encoder.in_channels=4").eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 4, 40, 40, dtype=torch.uint8)).shape == (1, CLASSES, 40, 40)

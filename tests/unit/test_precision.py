@@ -1,0 +1,49 @@
+"""``precision.mode``: what auto means on a device, and what a mode is called elsewhere."""
+
+import pytest
+import torch
+
+from seg_cli.errors import UserError
+from seg_cli.training import precision
+
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
+
+
+@pytest.mark.parametrize(("has", "mode"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_cpu_has_the_instructions(monkeypatch: pytest.MonkeyPatch, has: bool, mode: str) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: has)
+    assert precision.resolve("auto", CPU) == mode
+
+
+@pytest.mark.parametrize(("has", "mode"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_gpu_does_not_emulate_it(monkeypatch: pytest.MonkeyPatch, has: bool, mode: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has or including_emulation)
+    assert precision.resolve("auto", CUDA) == mode
+
+
+def test_auto_is_fp32_elsewhere() -> None:
+    assert precision.resolve("auto", MPS) == "fp32"
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16"])
+def test_other_modes_are_taken_as_they_are(mode: str) -> None:
+    assert precision.resolve(mode, CUDA) == mode
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(UserError, match=r"precision=fp16: half precision needs a GPU.*precision=auto, bf16 or fp32"):
+        precision.resolve("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "dtype"),
+    [("fp32", "32-true", None), ("bf16", "bf16-mixed", torch.bfloat16), ("fp16", "16-mixed", torch.float16)],
+)
+def test_names_and_types(mode: str, name: str, dtype: torch.dtype | None) -> None:
+    assert precision.lightning_name(mode) == name
+    assert precision.autocast_dtype(mode) == dtype
+
+
+def test_asking_this_cpu_gives_an_answer() -> None:
+    assert precision.cpu_has_bf16() in (True, False)
+    assert precision.has_bf16(CPU) == precision.cpu_has_bf16()
