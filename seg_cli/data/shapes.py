@@ -2,7 +2,7 @@
 
 A scene is a function of (seed, split, index) alone. It has a textured ground, shapes that occlude one another, thin
 lines, a small and rare class, uneven light, blur and noise, and a void border around every object as VOC draws it. Each
-class has colours that are typical for it, as grass and cars have, but one object in ten has any colour, and then only
+class has colours that are typical for it, as grass and cars have, but one object in twenty has any colour, and then only
 its form tells what it is.
 """
 
@@ -106,7 +106,7 @@ def _draw(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, kind: i
         outline = _line(rng, center, rng.uniform(50, 120) * scale)
         thickness = max(1, round(rng.uniform(3, 5) * scale))
     elif kind == STAR:
-        outline = _star(rng, center, rng.uniform(6, 10) * scale)
+        outline = _star(rng, center, rng.uniform(7, 12) * scale)
     elif kind == BOX:
         outline = _box(rng, center, rng.uniform(12, 32) * scale)
     elif kind == TRIANGLE:
@@ -173,9 +173,12 @@ def _line(rng: np.random.Generator, center: np.ndarray, length: float) -> np.nda
 
 def _color(rng: np.random.Generator, kind: int) -> np.ndarray:
     """A colour (red, green, blue) in 0..255: any for the ground, and mostly a typical one for an object."""
-    if kind == GROUND or rng.random() < 0.1:
-        return rng.uniform(40, 216, 3)
-    hue, saturation, value = rng.normal(_HUES[kind], 12) % 360, rng.uniform(0.4, 0.9), rng.uniform(0.5, 0.95)
+    if kind == GROUND:
+        hue, saturation, value = rng.uniform(0, 360), rng.uniform(0, 0.4), rng.uniform(0.3, 0.9)
+    else:
+        typical = rng.random() < 0.95
+        hue = rng.normal(_HUES[kind], 8) % 360 if typical else rng.uniform(0, 360)
+        saturation, value = rng.uniform(0.45, 0.95), rng.uniform(0.45, 0.95)
     return 255 * np.array(colorsys.hsv_to_rgb(hue / 360, saturation, value))
 
 

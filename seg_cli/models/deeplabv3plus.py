@@ -51,6 +51,7 @@ class DeepLabV3Plus(nn.Module):
         )
         self.head = nn.Conv2d(channels, num_classes, 1)
         init_decoder(self.aspp, self.reduce, self.decoder, self.head)
+        self.aspp.start_from_centers()
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) pixel values in 0..255 -> logits (N, num_classes, H, W)."""
@@ -72,6 +73,18 @@ class ASPP(nn.Module):
         # No batch norm here: it cannot be estimated from a batch of one image's mean.
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, channels, 1), nn.ReLU(inplace=True))
         self.merge = nn.Sequential(ConvNormAct((len(rates) + 2) * channels, channels, 1), nn.Dropout2d(dropout))
+
+    def start_from_centers(self) -> None:
+        """Zero all but the central tap of the atrous kernels.
+
+        On crops smaller than an atrous rate the outer taps see nothing but padding, and stay as they were initialised.
+        On larger images they do see the image, and as zeros they then do no harm.
+        """
+        for branch in self.branches[1:]:
+            kernels = next(branch.parameters()).data  # (inputs, 1, 3, 3), of the depthwise convolution
+            centers = kernels[:, :, 1, 1].clone()
+            kernels.zero_()
+            kernels[:, :, 1, 1] = centers
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.pooled(x).expand(-1, -1, *x.shape[-2:])

@@ -35,6 +35,12 @@ class Record(pl.Callback):
             self.run.write_metrics(self.rows)
             self.run.write_status("running", epoch=trainer.current_epoch + 1, step=trainer.global_step)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
 
 class FiniteLoss(pl.Callback):
     """Stop as soon as the loss is not finite, and say at which step and on which images.
@@ -52,6 +58,9 @@ class FiniteLoss(pl.Callback):
         self.recent.append((trainer.global_step, batch.names, outputs["loss"].detach()))
         if len(self.recent) >= self.every:
             self._check()
+
+    def on_validation_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self._check()  # or weights that are no numbers would be scored, and kept as the best of a first epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self._check()

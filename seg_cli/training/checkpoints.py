@@ -67,10 +67,10 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         raise UserError(f"{checkpoint}: this run has no such checkpoint; it ended before its first epoch did.")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(f"{checkpoint}: the checkpoint cannot be read ({reason}).") from None
-    weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 
 from seg_cli.data.datamodule import DataModule
+from seg_cli.errors import UserError
 from seg_cli.runs.run import Run
 from seg_cli.training import precision
 from seg_cli.training.callbacks import FiniteLoss, Record
@@ -82,18 +83,28 @@ def fit(
         # Lightning turns Ctrl-C into exit(1), and ignores further ones while it winds up.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
-    if trainer.is_global_zero and not run.best_checkpoint.exists():
-        # validate_every is larger than the number of epochs that were trained
+    if checkpoints.best_epoch is None:
+        # validate_every is larger than the number of epochs that were trained; all processes save together
         trainer.save_checkpoint(run.best_checkpoint, weights_only=True)
     best = checkpoints.best_epoch if checkpoints.best_epoch is not None else trainer.current_epoch - 1
     return Fitted(best + 1, trainer.current_epoch, time.perf_counter() - started, trainer.is_global_zero)
 
 
 def device_of(settings: Mapping[str, Any]) -> torch.device:
-    """The first device that ``trainer.accelerator`` means on this machine."""
-    accelerator = settings["accelerator"]
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    """The first device that ``accelerator`` (auto, cpu, gpu) means on this machine.
+
+    Raises:
+        UserError: if a GPU is asked for where there is none, or more GPUs than there are.
+    """
+    accelerator, devices = settings["accelerator"], settings.get("devices", "auto")
+    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if accelerator == "cpu" or (accelerator == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise UserError(
+            "accelerator=gpu: torch finds no GPU on this machine. Type accelerator=cpu (trainer.accelerator=cpu for "
+            "training), or see what is missing: segrun doctor."
+        )
+    if devices != "auto" and devices > gpus:
+        raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs. Allowed are auto and 1 to {gpus}.")
+    return torch.device("cuda" if torch.cuda.is_available() else "mps")

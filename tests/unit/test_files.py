@@ -65,10 +65,12 @@ def test_a_damaged_byte_never_ends_in_a_traceback(tmp_path: Path, place: float, 
     data = bytearray(path.read_bytes())
     data[int(place * len(data))] = value
     path.write_bytes(data)
+    refusal = path.name
     try:
         read_image(path)
-    except UserError as refusal:
-        assert str(path) in str(refusal)
+    except UserError as error:
+        refusal = str(error)
+    assert path.name in refusal
 
 
 def test_what_is_no_image_or_not_there_is_refused(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_images_travel_as_bytes_in_channels_last_order() -> None:
 
 
 def test_a_draw_is_a_pair() -> None:
-    assert Draw(index=3, epoch=1) == (3, 1)
+    assert Draw(sample=3, epoch=1) == (3, 1)
 
 
 def test_worker_count() -> None:

@@ -17,7 +17,7 @@ from seg_cli.models.encoder import Encoder
 from seg_cli.models.unet import UNet
 from seg_cli.training.task import parameter_groups
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*GPU available")
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
 
 class Seen(pl.Callback):
@@ -96,7 +96,7 @@ def test_every_epoch_draws_another_order_and_the_same_on_any_number_of_workers(t
     batches = ShuffledBatches(12, batch_size=4, seed=0)
     for epoch in range(3):
         batches.set_epoch(epoch)
-        expected = [[f"scene{draw.index:05d}" for draw in batch] for batch in batches]
+        expected = [[f"scene{draw.sample:05d}" for draw in batch] for batch in batches]
         assert seen.epochs[epoch] == expected
     assert len({str(names) for names in seen.epochs.values()}) == 3
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -203,6 +203,6 @@ def test_an_albumentation_that_gives_no_picture_is_refused() -> None:
         lambda: RandomRotation(degrees=math.nan),
     ],
 )
-def test_wrong_settings_are_refused(wrong) -> None:  # noqa: ANN001
+def test_wrong_settings_are_refused(wrong: Callable[[], object]) -> None:
     with pytest.raises(UserError, match="augment: "):
         wrong()
