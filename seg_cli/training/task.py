@@ -116,7 +116,8 @@ class SegmentationTask(pl.LightningModule):
             logits = self.model(batch.images)
             loss, _ = self.loss(logits, batch.masks)
             images = len(batch.names)
-            self.loss_sum += torch.stack((loss.detach() * images, loss.new_tensor(images)))
+            self.loss_sum[0] += loss.detach() * images
+            self.loss_sum[1] += images
             self.matrix += count(predict_labels(logits), batch.masks, len(self.class_names)).sum(0)
 
     def on_validation_epoch_end(self) -> None:

@@ -204,3 +204,13 @@ def test_camvid_on_a_cpu_reaches_its_score(tmp_path: Path, shared: Path) -> None
     ]
     subprocess.run([sys.executable, "-m", "seg_cli", *options], cwd=tmp_path, check=True, timeout=2400)
     assert Run.open(tmp_path / "r").results["splits"]["test"]["miou"] >= 0.57
+
+
+def test_early_stopping_and_rare_validation(segrun: Segrun) -> None:
+    # A learning rate of next to nothing cannot improve val, so that patience ends the run.
+    options = ("trainer.max_epochs=50", "trainer.early_stop=2", "optimizer.lr=1e-12", "augment=none")
+    assert segrun(*TINY, *SHAPES, *options, "run_dir=stopped").status == 0
+    assert Run.open("stopped").results["epochs"] < 50
+
+    assert segrun(*TINY, *SHAPES, "trainer.max_epochs=3", "trainer.validate_every=2", "run_dir=rare").status == 0
+    assert [row.get("val/miou") is not None for row in Run.open("rare").metrics] == [False, True, False]
