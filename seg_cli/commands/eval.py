@@ -1,4 +1,4 @@
-"""``segrun eval run=RUN``: score a run again, on any split of its dataset, and leave the run's own results as they are."""
+"""``segrun eval run=RUN``: score a run again, on any split of its dataset; its own results stay as they are."""
 
 from typing import Any, cast
 

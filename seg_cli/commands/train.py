@@ -263,4 +263,5 @@ def _draw(
 def _next_step(config: Mapping[str, Any], directory: Run) -> str:
     choices = config["choices"]
     other = "unet" if choices["model"] != "unet" else "deeplabv3plus"
-    return f"look at {directory.figures / 'predictions.png'}, then compare: segrun -m model={choices['model']},{other} data={choices['data']}"
+    compare = f"segrun -m model={choices['model']},{other} data={choices['data']}"
+    return f"look at {directory.figures / 'predictions.png'}, then compare: {compare}"

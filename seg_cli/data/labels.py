@@ -21,7 +21,7 @@ class LabelSpace:
     Attributes:
         names: one name a class, in the order of the class indices ``0..num_classes-1``.
         colors: one (red, green, blue) in 0..255 a class.
-        raw: raw mask value -> class index, or ``VOID``. Without it the raw values are the class indices and 255 is void.
+        raw: raw mask value -> class index, or ``VOID``. Without it they are the class indices, and 255 is void.
 
     Raises:
         ValueError: if names and colours differ in number, names repeat, there are no or more than 250 classes, or a raw
@@ -80,7 +80,8 @@ class LabelSpace:
             found = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values, counts, strict=True))
             defined = ", ".join(str(v) for v in np.flatnonzero(self._table != _UNDEFINED))
             raise UserError(
-                f"{source}: the mask holds label values that the dataset does not define: {found}. Defined are: {defined}."
+                f"{source}: the mask holds label values that the dataset does not define: {found}. "
+                f"Defined are: {defined}."
             )
         return mask
 

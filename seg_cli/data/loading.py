@@ -121,7 +121,7 @@ def training_loader(
 
 
 def scoring_loader(split: Split, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """A loader of lists of ``Batch``es, unchanged and in order; each sample of the split exactly once over all processes.
+    """A loader of lists of ``Batch``es, in order; each sample of the split exactly once over all processes.
 
     A list holds one batch for each size of image, so that no image is padded and no score depends on its neighbours.
     """
@@ -137,7 +137,7 @@ def scoring_loader(split: Split, *, batch_size: int, workers: int, rank: int = 0
 
 
 def worker_count(workers: int | str) -> int:
-    """``loader.workers``: a number as it is; ``auto`` is a process a core, at most 8, or 2 where the CPU also trains."""
+    """``loader.workers``: a number as it is; ``auto`` is one a core, at most 8, or 2 where the CPU also trains."""
     if workers != "auto":
         return int(workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

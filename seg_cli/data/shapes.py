@@ -2,8 +2,8 @@
 
 A scene is a function of (seed, split, index) alone. It has a textured ground, shapes that occlude one another, thin
 lines, a small and rare class, uneven light, blur and noise, and a void border around every object as VOC draws it. Each
-class has colours that are typical for it, as grass and cars have, but one object in twenty has any colour, and then only
-its form tells what it is.
+class has colours that are typical for it, as grass and cars have, but one object in twenty has any colour, and then
+only its form tells what it is.
 """
 
 import colorsys

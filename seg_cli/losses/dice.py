@@ -1,4 +1,4 @@
-"""Soft dice loss: Milletari, Navab, Ahmadi (2016), arXiv:1606.04797, with the plain denominator, for several classes."""
+"""Soft dice loss: Milletari, Navab, Ahmadi (2016), arXiv:1606.04797, plain denominator, for several classes."""
 
 import math
 

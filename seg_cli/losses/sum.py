@@ -26,8 +26,8 @@ class Sum(nn.Module):
         super().__init__()
         if not terms or set(terms) != set(weights):
             raise UserError(
-                f"loss: the terms are {', '.join(terms) or 'none'} and the weights are for {', '.join(weights) or 'none'}; "
-                "each term needs one weight: loss.weights.<term>=NUMBER."
+                f"loss: the terms are {', '.join(terms) or 'none'} and the weights are for "
+                f"{', '.join(weights) or 'none'}; each term needs one weight: loss.weights.<term>=NUMBER."
             )
         for name, weight in weights.items():
             if not 0 <= weight < math.inf:

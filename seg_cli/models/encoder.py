@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         self.normalize = Normalize(*(_repeat(values, in_channels) for values in (mean, std)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, in_channels, H, W) pixel values in 0..255 -> feature maps (N, channels[i], ~H/strides[i], ~W/strides[i])."""
+        """(N, in_channels, H, W) in 0..255 -> feature maps (N, channels[i], ~H/strides[i], ~W/strides[i])."""
         return self.body(self.normalize(images))
 
     def level(self, stride: int) -> int:
@@ -94,8 +94,8 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
         raise UserError(
             f"encoder.weights=imagenet: the weights of '{name}' could not be downloaded "
             f"and are not among earlier downloads ({type(error).__name__}). Three ways on: run once where there is a "
-            "network, and the download is kept for later; encoder.weights=FILE.safetensors to use a file that you have; "
-            "encoder.weights=none to start from random weights."
+            "network, and the download is kept for later; encoder.weights=FILE.safetensors to use a file of "
+            "yours; encoder.weights=none to start from random weights."
         ) from None
 
 

@@ -42,7 +42,7 @@ def mask_secrets(text: str) -> str:
 
 
 def _describe_git(folder: Path) -> dict[str, str | bool] | None:
-    """Commit and hash of what is changed against it, of the checkout that the code lies in; None for an installed one."""
+    """Commit and hash of what is changed against it, of the code's checkout; None if it is installed."""
 
     def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(folder), *arguments]

@@ -140,8 +140,8 @@ class Run:
         results = self._read_json("results.json")
         if results.get("schema") != SCHEMA:
             raise UserError(
-                f"{self.folder / 'results.json'}: written with schema {results.get('schema')}, and this version of segrun "
-                f"reads {SCHEMA}."
+                f"{self.folder / 'results.json'}: written with schema {results.get('schema')}, and this version of "
+                f"segrun reads {SCHEMA}."
             )
         return results
 

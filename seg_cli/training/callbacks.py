@@ -72,8 +72,8 @@ class FiniteLoss(pl.Callback):
         for (step, names, loss), fine in zip(self.recent, finite, strict=True):
             if not fine:
                 raise RunFailed(
-                    f"The loss is {float(loss)} at step {step}, on the images {', '.join(names)}. Training has stopped; "
-                    "the checkpoints of earlier epochs are kept. Try a smaller optimizer.lr, precision=fp32, or a smaller "
-                    "trainer.gradient_clip."
+                    f"The loss is {float(loss)} at step {step}, on the images {', '.join(names)}. Training "
+                    "has stopped; the checkpoints of earlier epochs are kept. Try a smaller optimizer.lr, "
+                    "precision=fp32, or a smaller trainer.gradient_clip."
                 )
         self.recent.clear()
