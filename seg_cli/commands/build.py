@@ -1,12 +1,17 @@
 """From a composed configuration to the objects that it names."""
 
+import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
+
+from seg_cli.config.suggest import did_you_mean
+from seg_cli.errors import UserError
 
 
 def build(config: Mapping[str, Any], group: str, **arguments: Any) -> Any:
@@ -18,6 +23,25 @@ def build(config: Mapping[str, Any], group: str, **arguments: Any) -> Any:
         arguments: what the constructor is given besides the settings.
     """
     return instantiate(OmegaConf.create(dict(config))[group], _convert_="all", **arguments)
+
+
+def build_partial(config: Mapping[str, Any], place: str) -> partial:
+    """A constructor with the settings of ``config[place]`` bound, for what needs arguments that come later.
+
+    Raises UserError for a setting that the constructor does not have; left alone, it would say so only when called.
+    """
+    node = OmegaConf.select(OmegaConf.create(dict(config)), place)
+    bound = instantiate(node, _partial_=True, _convert_="all")
+    parameters = inspect.signature(bound.func).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    allowed = [name for name in parameters if name != "params"]
+    for name in bound.keywords:
+        if name not in allowed and not takes_any:
+            raise UserError(
+                f"{place}.{name}: {bound.func.__name__} has no such setting.{did_you_mean(name, allowed)} "
+                f"Settings: {', '.join(allowed)}."
+            )
+    return bound
 
 
 def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:

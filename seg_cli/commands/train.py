@@ -11,13 +11,12 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from torch import nn
 
-from seg_cli.commands.build import build, build_model, describe_pretraining
+from seg_cli.commands.build import build, build_model, build_partial, describe_pretraining
 from seg_cli.commands.score import per_image_table, score_splits, split_results
 from seg_cli.data.datamodule import DataModule
 from seg_cli.data.sample import Dataset
@@ -127,7 +126,7 @@ def build_task(config: Mapping[str, Any], model: nn.Module, dataset: Dataset) ->
         model,
         build(config, "loss"),
         class_names=dataset.labels.names,
-        make_optimizer=build(config, "optimizer"),
+        make_optimizer=build_partial(config, "optimizer"),
         schedule=build(config, "scheduler"),
         encoder_lr_factor=float(factor),
     )
@@ -183,12 +182,11 @@ def recorded(directory: Run) -> Iterator[None]:
 def open_loggers(config: Mapping[str, Any], directory: Run) -> Iterator[list[Logger]]:
     """The loggers of ``logger=``, closed in the end, however it comes."""
     about = {"run_dir": directory.folder, "name": config["name"], "config": dict(config), "tags": config["tags"]}
-    chosen = OmegaConf.create(dict(config))["logger"] or {}
-    makers = [instantiate(settings, _partial_=True, _convert_="all") for settings in chosen.values()]
     loggers: list[Logger] = []
     failed = True
     try:
-        loggers.extend(make(**about) for make in makers)
+        for name in config["logger"] or {}:
+            loggers.append(build_partial(config, f"logger.{name}")(**about))
         yield loggers
         failed = False
     finally:

@@ -44,9 +44,18 @@ class Augment:
 
     Args:
         steps: name -> step. ``augment=geometry+color`` merges the steps of both files.
+
+    Raises:
+        UserError: if a step is neither a geometric nor a colour step.
     """
 
     def __init__(self, steps: Mapping[str, Geometry | Color]) -> None:
+        for name, step in steps.items():
+            if not hasattr(step, "matrix") and not hasattr(step, "recolor"):
+                raise UserError(
+                    f"augment.steps.{name}: a {type(step).__name__} is no step; it has neither matrix() nor recolor(). "
+                    "A transform of albumentations is used through seg_cli.data.transforms.Albumentation."
+                )
         self.geometry = [step for step in steps.values() if hasattr(step, "matrix")]
         self.color = [step for step in steps.values() if hasattr(step, "recolor")]
 

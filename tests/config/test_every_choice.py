@@ -75,9 +75,6 @@ def test_its_settings_can_be_changed_one_by_one(compose_config: Compose, group: 
                 assert compose_config(f"{group}={choice.name}", f"{group}.{key}={value}")[group][key] == value
 
 
-LATE = pytest.mark.xfail(strict=True, reason="partial objects take their settings late, and end in a traceback")
-
-
 @pytest.mark.parametrize(
     "place",
     [
@@ -87,9 +84,9 @@ LATE = pytest.mark.xfail(strict=True, reason="partial objects take their setting
         "loss.terms.ce",
         "augment.steps.flip",
         "augment.steps.color",
-        pytest.param("optimizer", marks=LATE),
+        "optimizer",
         "scheduler",
-        pytest.param("logger.csv", marks=LATE),
+        "logger.csv",
     ],
 )
 def test_a_setting_that_does_not_exist_is_named(compose_config: Compose, tmp_path: Path, place: str) -> None:

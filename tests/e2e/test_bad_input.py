@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from seg_cli.runs.atomic import write_file
 from seg_cli.runs.run import Run
+from seg_cli.training import checkpoints
 from tests.e2e.conftest import SHAPES, TINY, Outcome
 
 Segrun = Callable[..., Outcome]
@@ -102,17 +105,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(segrun: Segrun) -> None:
 
 
 def test_a_full_disk_costs_no_checkpoint(segrun: Segrun, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[int] = []
-    save = torch.save
+    written: list[Path] = []
 
-    def save_until_full(value: object, file: object) -> None:
-        written.append(1)
-        if len(written) > 2:  # best and last of the first epoch fit
-            file.write(b"half a checkpoint")  # type: ignore[attr-defined]
+    def write_until_full(path: Path, data: memoryview) -> None:
+        def write_half(file: BinaryIO) -> None:
+            file.write(data[: len(data) // 2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(value, file)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(torch, "save", save_until_full)
+        written.append(path)
+        fits = len(written) <= 2  # best and last of the first epoch
+        write_file(path, (lambda file: file.write(data)) if fits else write_half)
+
+    monkeypatch.setattr(checkpoints, "write_bytes", write_until_full)
     done = segrun(*TINY, *SHAPES, "trainer.max_epochs=3", "run_dir=r")
     assert done.status == 1
     assert "no space is left on the disk" in done.err

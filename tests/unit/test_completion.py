@@ -28,13 +28,14 @@ from seg_cli.commands.completion import candidates, script
         (
             "segrun eval ",
             [
+                "precision=",
                 "run=",
                 "split=",
                 "checkpoint=",
                 "data.",
                 "loader.",
                 "accelerator=",
-                "precision=",
+                "precision.",
                 "limit_batches=",
             ],
         ),

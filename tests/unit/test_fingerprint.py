@@ -52,7 +52,7 @@ def print_of(config: dict[str, Any], data: str = "d", pretrained: str = "none") 
         ("data._target_", "some.Other"),
         ("loader.crop", [64, 64]),
         ("loader.batch_size", 3),
-        ("trainer.max_epochs", 7),
+        ("trainer.max_epochs", 999),
         ("trainer.gradient_clip", None),
         ("trainer.validate_every", 2),
         ("trainer.early_stop", 5),

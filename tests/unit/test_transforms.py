@@ -206,3 +206,8 @@ def test_an_albumentation_that_gives_no_picture_is_refused() -> None:
 def test_wrong_settings_are_refused(wrong: Callable[[], object]) -> None:
     with pytest.raises(UserError, match="augment: "):
         wrong()
+
+
+def test_what_is_no_step_is_refused() -> None:
+    with pytest.raises(UserError, match=r"augment.steps.blur: a dict is no step"):
+        Augment({"blur": {}})
