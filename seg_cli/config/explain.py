@@ -232,7 +232,7 @@ def _wrong_settings(key: str, target: str, name: str, reason: str) -> str:
     """The settings do not fit the parameters of the constructor."""
     allowed = _parameters(target)
     listed = f"Settings: {', '.join(allowed) or 'none'}."
-    if unknown := re.search(r"unexpected keyword argument '(.*)'", reason):
+    if unknown := re.search(r"unexpected keyword argument '([^']*)'", reason):
         hint = did_you_mean(unknown[1], allowed)
         return f"{key}.{unknown[1]}: {name} has no such setting.{hint} {listed}"
     if missing := re.search(r"missing \d+ required [^:]*: (.*)", reason):
