@@ -20,7 +20,7 @@ from seg_cli.commands.build import build, build_model, build_partial, describe_p
 from seg_cli.commands.score import per_image_table, score_splits, split_results
 from seg_cli.data.datamodule import DataModule
 from seg_cli.data.sample import Dataset
-from seg_cli.errors import SegrunError
+from seg_cli.errors import SegrunError, UserError
 from seg_cli.inference.cost import count_flops, count_parameters, peak_memory
 from seg_cli.inference.evaluate import Evaluation, best_median_worst, predict_examples
 from seg_cli.reports import figures, terminal
@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> float | None:
     task = build_task(config, model, dataset)
     data = build_data(config, dataset)
     image_size = _check_crop(console, config, dataset)
-    cost = {"parameters": count_parameters(model), "flops": count_flops(model, image_size)}
+    cost = {"parameters": count_parameters(model), "flops": _try_out(model, image_size)}
 
     run_directory = open_run(config)
     with recorded(run_directory):
@@ -205,6 +205,18 @@ def _check_crop(console: Console, config: Mapping[str, Any], dataset: Dataset) -
             "missing is filled with void, which no loss counts."
         )
     return height, width
+
+
+def _try_out(model: nn.Module, image_size: tuple[int, int]) -> int:
+    """FLOPs of an image; it is the first time that the model sees one, and some encoders do not take every size."""
+    try:
+        return count_flops(model, image_size)
+    except (AssertionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"model: it does not take images of {image_size[0]}x{image_size[1]} (height x width): {reason}. "
+            "Choose another encoder: segrun list encoders."
+        ) from error
 
 
 def _print_opening(

@@ -56,12 +56,15 @@ class Encoder(nn.Module):
         info: Any = self.body  # timm's attributes, which nn.Module does not declare
         self.channels: list[int] = info.feature_info.channels()
         self.strides: list[int] = info.feature_info.reduction()
+        # Swin and its kin give (N, H, W, C).
+        self.channels_come_last = getattr(info, "output_fmt", "NCHW") == "NHWC"
         mean, std = info.pretrained_cfg["mean"], info.pretrained_cfg["std"]
         self.normalize = Normalize(*(_repeat(values, in_channels) for values in (mean, std)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) in 0..255 -> feature maps (N, channels[i], ~H/strides[i], ~W/strides[i])."""
-        return self.body(self.normalize(images))
+        features = self.body(self.normalize(images))
+        return [feature.permute(0, 3, 1, 2) for feature in features] if self.channels_come_last else features
 
     def level(self, stride: int) -> int:
         """Which feature map has this stride. Raises UserError if none has."""
@@ -78,12 +81,12 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"encoder.name={name}: timm has no such model.{hint} See: segrun list encoders.")
-    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    options = _any_size(name) | ({} if output_stride == 32 else {"output_stride": output_stride})
     try:
         with _offline_hub() if download and not _hub_answers() else nullcontext():
             return timm.create_model(name, pretrained=download, features_only=True, in_chans=in_channels, **options)
     except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:
-        wanted = f" at output stride {output_stride}" if options else ""
+        wanted = f" at output stride {output_stride}" if output_stride != 32 else ""
         raise UserError(
             f"encoder.name={name}: this timm model cannot give feature maps{wanted} ({error}). "
             "Choose another encoder: segrun list encoders."
@@ -97,6 +100,21 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
             "network, and the download is kept for later; encoder.weights=FILE.safetensors to use a file of "
             "yours; encoder.weights=none to start from random weights."
         ) from None
+
+
+def _any_size(name: str) -> dict[str, Any]:
+    """The options with which a transformer that was built for one size of image takes others, where it can."""
+    settings = timm.get_pretrained_cfg(name)
+    if settings is None or not settings.fixed_input_size:
+        return {}
+    families: list[dict[str, Any]] = [{"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}]
+    for options in families:
+        try:
+            timm.create_model(name, **options)
+        except TypeError:
+            continue
+        return options
+    return {}
 
 
 def _hub_answers() -> bool:

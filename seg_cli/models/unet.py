@@ -51,7 +51,8 @@ class UNet(nn.Module):
         for convs in self.decoder:
             skip = skips.pop()  # H/16 up to H/2
             x = convs(torch.cat((resize(x, skip.shape[-2:]), skip), 1))
-        x = self.last(resize(x, [2 * side for side in x.shape[-2:]]))  # H; or H/2 where the encoder starts at stride 4
+        size = [min(2 * side, whole) for side, whole in zip(x.shape[-2:], images.shape[-2:], strict=True)]
+        x = self.last(resize(x, size))  # H; or H/2 where the encoder starts at stride 4
         return resize(self.head(x), images.shape[-2:])
 
 

@@ -134,3 +134,10 @@ def test_images_may_have_other_channels(build: Callable[..., nn.Module], name: s
     model = build(name, "+model.encoder.in_channels=4").eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 4, 40, 40, dtype=torch.uint8)).shape == (1, CLASSES, 40, 40)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vgg11_bn"])
+def test_unet_takes_transformers_and_plain_networks(name: str) -> None:
+    """Maps of one stride alone, channels that come last, and a first map at the image's own resolution."""
+    model = UNet(encoder=Encoder(name), num_classes=5, decoder_channels=(16, 16, 16, 8, 8, 8)).eval()
+    assert model(torch.zeros(1, 3, 96, 128)).shape == (1, 5, 96, 128)
