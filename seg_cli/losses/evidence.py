@@ -1,11 +1,12 @@
 """What the terms of a loss share: one log-softmax for all of them, and quantities derived from it once."""
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-VOID = 255
+from seg_cli.data.labels import VOID
 
 
 class Evidence:
@@ -101,13 +102,13 @@ class Evidence:
         return (rows * self.num_classes + self.classes).flatten()
 
 
-class Term(nn.Module):
+class Term(nn.Module, ABC):
     """One loss: a function of the evidence, that can also be called alone with (logits, target)."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """(N, C, H, W) logits and (N, H, W) class indices with 255 for void -> a scalar."""
         return self.compute(Evidence(logits, target))
 
+    @abstractmethod
     def compute(self, evidence: Evidence) -> Tensor:
         """The loss of evidence that other terms may share."""
-        raise TypeError(f"{type(self).__name__} has no compute()")

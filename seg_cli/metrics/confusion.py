@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-VOID = 255
-
 
 def predict_labels(logits: Tensor) -> Tensor:
     """(N, C, H, W) logits -> (N, H, W) int64 class indices; the first of equal ones."""

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seg_cli.data.labels import VOID
 from seg_cli.errors import UserError
 from seg_cli.losses import CrossEntropy, Dice, Focal, Sum
-from seg_cli.losses.evidence import VOID, Evidence, Term
+from seg_cli.losses.evidence import Evidence, Term
 
 TERMS: dict[str, Callable[[], Term]] = {
     "ce": CrossEntropy,

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seg_cli.metrics.confusion import VOID, count, predict_labels, score
+from seg_cli.data.labels import VOID
+from seg_cli.metrics.confusion import count, predict_labels, score
 
 MATRIX = np.array([[4, 1, 0], [2, 6, 0], [0, 0, 0]])  # rows truth, columns prediction; class 2 occurs nowhere
 
