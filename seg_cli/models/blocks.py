@@ -1,10 +1,12 @@
 """What several architectures are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from seg_cli.models.upsample import Upsample
 
 
 class Normalize(nn.Module):
@@ -62,11 +64,40 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def crop_to(logits: Tensor, images: Tensor) -> Tensor:
+    """Cut off what the encoder padded at the bottom and right: (..., H', W') -> (..., H, W) of the images."""
+    return logits[..., : images.shape[-2], : images.shape[-1]]
+
+
+class Head(nn.Module):
+    """A convolution to the logits, and the way up to the resolution of the padded image.
+
+    Args:
+        inputs: channels of the decoder's map.
+        num_classes: channels of the logits.
+        up: with ``num_classes`` channels, from the stride of the decoder's map to 1.
+        kernel: size of the convolution.
+    """
+
+    def __init__(self, inputs: int, num_classes: int, *, up: Upsample, kernel: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, num_classes, kernel, padding=kernel // 2)
+        self.up = up
+
+    def forward(self, x: Tensor, positions: Mapping[int, Tensor] | None = None) -> Tensor:
+        return self.up(self.conv(x), positions)  # (N, num_classes, H, W)
+
+
 def init_decoder(*modules: nn.Module) -> None:
-    """He initialisation of the convolutions and unit batch norms of everything that starts from nothing."""
+    """He initialisation of the convolutions and unit batch norms of everything that starts from nothing.
+
+    What upsamples is left alone: it starts as an interpolation.
+    """
     for module in modules:
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        if isinstance(module, Upsample):
+            continue
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        init_decoder(*module.children())

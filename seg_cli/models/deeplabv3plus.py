@@ -4,12 +4,12 @@ Atrous convolutions at several rates see the deepest feature map at several scal
 the result with low-level features of stride 4. All 3x3 convolutions are depthwise separable, as in the paper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from seg_cli.models.blocks import ConvNormAct, SeparableConvNormAct, init_decoder, resize
+from seg_cli.models.blocks import ConvNormAct, Head, SeparableConvNormAct, crop_to, init_decoder
 from seg_cli.models.encoder import Encoder
 
 
@@ -23,9 +23,10 @@ class DeepLabV3Plus(nn.Module):
         low_level_channels: to which the low-level features are reduced, so that they do not outweigh the rest (48).
         rates: of the atrous convolutions; by default 6, 12, 18 at output stride 16, and in proportion at others.
         dropout: share of the ASPP's channels dropped in training.
+        upsample: one of ``upsample.KINDS``, from the ASPP to stride 4 and for the logits; the paper's is bilinear.
 
     Raises:
-        UserError: if the encoder has no feature map of stride 4.
+        UserError: if the encoder has no feature map of stride 4, or cannot serve this ``upsample``.
     """
 
     def __init__(
@@ -37,29 +38,50 @@ class DeepLabV3Plus(nn.Module):
         low_level_channels: int = 48,
         rates: Sequence[int] | None = None,
         dropout: float = 0.1,
+        upsample: str = "bilinear",
     ) -> None:
         super().__init__()
         if rates is None:
             rates = [rate * 16 // encoder.strides[-1] for rate in (6, 12, 18)]
         self.encoder = encoder
-        self.low_level = encoder.level(stride=4)
-        self.aspp = ASPP(encoder.channels[-1], channels, rates, dropout)
-        self.reduce = ConvNormAct(encoder.channels[self.low_level], low_level_channels, 1)
-        self.decoder = nn.Sequential(
-            SeparableConvNormAct(channels + low_level_channels, channels),
-            SeparableConvNormAct(channels, channels),
-        )
-        self.head = nn.Conv2d(channels, num_classes, 1)
-        init_decoder(self.aspp, self.reduce, self.decoder, self.head)
-        self.aspp.start_from_centers()
+        self.decoder = Decoder(encoder, channels, low_level_channels, rates, dropout, upsample)
+        self.head = Head(channels, num_classes, up=encoder.upsampling(upsample, num_classes, 4, 1))
+        init_decoder(self.decoder, self.head)
+        self.decoder.aspp.start_from_centers()
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) pixel values in 0..255 -> logits (N, num_classes, H, W)."""
-        features = self.encoder(images)
+        features, positions = self.encoder.with_positions(images)
+        x = self.decoder(features, positions)  # (N, 256, H/4, W/4)
+        return crop_to(self.head(x, positions), images)
+
+
+class Decoder(nn.Module):
+    """The ASPP on the deepest map, joined at stride 4 by the low-level features."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        channels: int,
+        low_level_channels: int,
+        rates: Sequence[int],
+        dropout: float,
+        upsample: str,
+    ) -> None:
+        super().__init__()
+        self.low_level = encoder.level(stride=4)
+        self.aspp = ASPP(encoder.channels[-1], channels, rates, dropout)
+        self.up = encoder.upsampling(upsample, channels, encoder.strides[-1], 4)
+        self.reduce = ConvNormAct(encoder.channels[self.low_level], low_level_channels, 1)
+        self.refine = nn.Sequential(
+            SeparableConvNormAct(channels + low_level_channels, channels),
+            SeparableConvNormAct(channels, channels),
+        )
+
+    def forward(self, features: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
         x = self.aspp(features[-1])  # (N, 256, H/16, W/16)
         low = self.reduce(features[self.low_level])  # (N, 48, H/4, W/4)
-        x = self.decoder(torch.cat((resize(x, low.shape[-2:]), low), 1))  # (N, 256, H/4, W/4)
-        return resize(self.head(x), images.shape[-2:])
+        return self.refine(torch.cat((self.up(x, positions), low), 1))
 
 
 class ASPP(nn.Module):

@@ -1,11 +1,14 @@
 """The encoder: any timm model that gives feature maps, with its weights and its own normalisation of the image."""
 
 import hashlib
+import math
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -14,17 +17,23 @@ import huggingface_hub
 import huggingface_hub.constants
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import adapt_input_conv
+from timm.models import FeatureListNet, adapt_input_conv
 from torch import Tensor, nn
 
 from seg_cli.errors import UserError
-from seg_cli.models.blocks import Normalize
+from seg_cli.models.blocks import Normalize, resize
+from seg_cli.models.upsample import KINDS, Pool, Upsample
 
 
 class Encoder(nn.Module):
     """Feature maps of an image at falling resolution.
+
+    Images may have any size. They are padded at the bottom and right, by repeating the border, to a multiple of
+    ``multiple``, so that every map has exactly 1/stride of the padded size. A decoder goes up by whole factors to the
+    padded size and cuts the padding off with ``blocks.crop_to``.
 
     Args:
         name: a timm model, as ``resnet18`` or ``convnext_tiny``.
@@ -35,7 +44,10 @@ class Encoder(nn.Module):
 
     Attributes:
         channels: channels of each feature map, shallow to deep.
-        strides: image pixels a feature pixel, in the same order.
+        strides: image pixels a feature pixel, in the same order; each divides the next.
+        multiple: what the sides of images are padded to a multiple of.
+        any_multiple: false for the few networks that take no image larger than ``multiple``.
+        pools: max poolings by 2 between the maps: stride after the pooling -> the channels that it pools.
         pretrained: what the weights are, for results.json: ``imagenet``, ``none``, or the file's name and hash.
 
     Raises:
@@ -56,15 +68,70 @@ class Encoder(nn.Module):
         info: Any = self.body  # timm's attributes, which nn.Module does not declare
         self.channels: list[int] = info.feature_info.channels()
         self.strides: list[int] = info.feature_info.reduction()
+        if any(deep % shallow for shallow, deep in pairwise(self.strides)):
+            raise UserError(
+                f"encoder.name={name}: this timm model has feature maps of stride {', '.join(map(str, self.strides))}, "
+                "which are no whole multiples of each other. Choose another encoder: segrun list encoders."
+            )
+        self.name = name
+        self.multiple, self.any_multiple = _multiple(self.body, name, self.strides, in_channels)
+        self._pools = _find_pools(self.body)  # by their names in the body
+        self.pools = {pool.stride: pool.channels for pool in self._pools.values()}
+        self._remembered: set[int] = set()  # the strides of the poolings whose positions a decoder wants
         # Swin and its kin give (N, H, W, C).
         self.channels_come_last = getattr(info, "output_fmt", "NCHW") == "NHWC"
         mean, std = info.pretrained_cfg["mean"], info.pretrained_cfg["std"]
         self.normalize = Normalize(*(_repeat(values, in_channels) for values in (mean, std)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, in_channels, H, W) in 0..255 -> feature maps (N, channels[i], ~H/strides[i], ~W/strides[i])."""
-        features = self.body(self.normalize(images))
-        return [feature.permute(0, 3, 1, 2) for feature in features] if self.channels_come_last else features
+        """(N, in_channels, H, W) in 0..255 -> feature maps (N, channels[i], H'/strides[i], W'/strides[i]).
+
+        H' and W' are H and W, rounded up to a multiple of ``multiple``.
+        """
+        return self.with_positions(images)[0]
+
+    def with_positions(self, images: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The feature maps, and by stride after each pooling that a decoder undoes: where its maxima were.
+
+        Positions are what ``F.max_unpool2d`` takes. There are none unless a decoder has asked for them, by
+        ``upsampling("max_unpool", ...)``. The other arguments are those of ``forward``.
+        """
+        x = self._pad(self.normalize(images))
+        maps, positions = self._run(x) if self._remembered else (self.body(x), {})
+        if self.channels_come_last:
+            maps = [feature.permute(0, 3, 1, 2) for feature in maps]
+        sizes = [(x.shape[-2] // stride, x.shape[-1] // stride) for stride in self.strides]
+        # Networks without padding (Inception) give somewhat smaller maps.
+        return [resize(feature, size) for feature, size in zip(maps, sizes, strict=True)], positions
+
+    def upsampling(self, kind: str, channels: int, start: int, end: int) -> Upsample:
+        """What brings ``channels`` channels from stride ``start`` up to stride ``end`` in a decoder of this encoder.
+
+        Args:
+            kind: ``model.upsample``.
+            channels: of the map.
+            start, end: image pixels a pixel of the map, before and after; ``start`` is a multiple of ``end``.
+
+        Raises:
+            UserError: if there is no such kind, or it is ``max_unpool`` and the encoder does not pool on the way.
+        """
+        if start % end:
+            raise ValueError(f"stride {start} is no multiple of stride {end}")
+        if kind != "max_unpool" or start == end:
+            return Upsample(kind, channels, start // end)
+        strides = []
+        while start > end and start in self.pools:
+            strides.append(start)
+            start //= 2
+        if start != end:
+            pooled = f"at stride {', '.join(map(str, self.pools))}" if self.pools else "none"
+            raise UserError(
+                f"model.upsample=max_unpool: it needs the positions of a max pooling to stride {start}, and "
+                f"encoder.name={self.name} has no such pooling there (it has {pooled}). encoder.name=vgg16_bn has one "
+                f"at every step. Or choose another model.upsample: {', '.join(k for k in KINDS if k != kind)}."
+            )
+        self._remembered.update(strides)
+        return Upsample(kind, channels, 2 ** len(strides), pools=[Pool(s, self.pools[s]) for s in strides])
 
     def level(self, stride: int) -> int:
         """Which feature map has this stride. Raises UserError if none has."""
@@ -74,6 +141,35 @@ class Encoder(nn.Module):
                 f"model needs one of stride {stride}. Choose another encoder: segrun list encoders."
             )
         return self.strides.index(stride)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        if not self.any_multiple and max(height, width) > self.multiple:
+            raise UserError(
+                f"encoder.name={self.name}: this timm model takes images of at most {self.multiple}x{self.multiple} "
+                f"pixels, and was given {height}x{width}. Choose another encoder: segrun list encoders."
+            )
+        if bottom or right or torch.compiler.is_exporting():  # an exported program has no branches
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        return x
+
+    def _run(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """What the body's forward does, a chain of layers some of whose results are feature maps."""
+        body = cast(FeatureListNet, self.body)
+        maps, positions = [], {}
+        for name, layer in body.items():
+            pool = self._pools.get(name)
+            if pool is not None and pool.stride in self._remembered:
+                settings = cast(nn.MaxPool2d, layer)
+                x, positions[pool.stride] = F.max_pool2d(
+                    x, settings.kernel_size, settings.stride, settings.padding, return_indices=True
+                )
+            else:
+                x = layer(x)
+            if name in body.return_layers:
+                maps.append(x)
+        return maps, positions
 
 
 def _create(name: str, in_channels: int, output_stride: int, download: bool) -> nn.Module:
@@ -87,9 +183,11 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
             return timm.create_model(name, pretrained=download, features_only=True, in_chans=in_channels, **options)
     except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:
         wanted = f" at output stride {output_stride}" if output_stride != 32 else ""
+        reason = f" ({error})" if str(error) else ""
+        instead = "Type model.encoder.output_stride=32, or choose" if wanted else "Choose"
         raise UserError(
-            f"encoder.name={name}: this timm model cannot give feature maps{wanted} ({error}). "
-            "Choose another encoder: segrun list encoders."
+            f"encoder.name={name}: this timm model cannot give feature maps{wanted}{reason}. "
+            f"{instead} another encoder: segrun list encoders."
         ) from None
     except (RuntimeError, OSError) as error:
         if not download:
@@ -115,6 +213,60 @@ def _any_size(name: str) -> dict[str, Any]:
             continue
         return options
     return {}
+
+
+def _multiple(body: nn.Module, name: str, strides: list[int], in_channels: int) -> tuple[int, bool]:
+    """What images have to be multiples of, and whether any multiple of it will do, or only this size itself.
+
+    Networks for one size of image are tried: those with windows (MaxViT) take multiples of that size, and those that
+    learned something for each position (CoaT) that size alone. On the meta device, where nothing is computed.
+    """
+    settings = cast(Any, body).pretrained_cfg
+    multiple = math.lcm(*strides)
+    if not settings.get("fixed_input_size"):
+        return multiple, True
+    shapes_alone = deepcopy(body).to("meta").eval()
+
+    @torch.no_grad()
+    def takes(height: int, width: int) -> bool:
+        try:
+            shapes_alone(torch.empty(1, in_channels, height, width, device="meta"))
+        except (AssertionError, RuntimeError):
+            return False
+        return True
+
+    if takes(3 * multiple, 5 * multiple):
+        return multiple, True
+    built_for = settings["input_size"][-1]
+    if built_for % multiple:
+        raise UserError(
+            f"encoder.name={name}: this timm model takes images of {built_for}x{built_for} alone, which is no multiple "
+            f"of the strides of its feature maps ({', '.join(map(str, strides))}). Choose another encoder: segrun list "
+            "encoders."
+        )
+    return built_for, takes(2 * built_for, built_for)
+
+
+def _find_pools(body: nn.Module) -> dict[str, Pool]:
+    """The max poolings by 2 right behind feature maps, by their names in a body that is a chain of layers.
+
+    The positions of others, inside a stage or beside other branches, would not fit a map of the decoder.
+    """
+    if not isinstance(body, FeatureListNet):
+        return {}
+    info = body.feature_info
+    maps = dict(zip(body.return_layers, zip(info.reduction(), info.channels(), strict=True), strict=True))
+    return {
+        name: Pool(2 * maps[before][0], maps[before][1])
+        for before, (name, layer) in zip(body, list(body.items())[1:], strict=False)
+        if before in maps
+        and isinstance(layer, nn.MaxPool2d)
+        and (layer.kernel_size, layer.stride, layer.padding) in _HALVES
+    }
+
+
+# Kernel, stride and padding of poolings that give half of any even size.
+_HALVES = ((2, 2, 0), (3, 2, 1))
 
 
 def _hub_answers() -> bool:

@@ -4,12 +4,14 @@ A decoder climbs back to the image's resolution in steps of two, and at each ste
 resolution beside its own. This is the form on any encoder; the encoder's deepest map takes the place of the bottleneck.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from seg_cli.models.blocks import ConvNormAct, init_decoder, resize
+from seg_cli.errors import UserError
+from seg_cli.models.blocks import ConvNormAct, Head, crop_to, init_decoder
 from seg_cli.models.encoder import Encoder
 
 
@@ -19,41 +21,70 @@ class UNet(nn.Module):
     Args:
         encoder: gives the feature maps.
         num_classes: channels of the logits.
-        decoder_channels: of each step up, deep to shallow; one more than the encoder has skips. The last step has no
-            skip and works at the image's own resolution where the encoder starts at stride 2.
+        decoder_channels: of each step up, deep to shallow: one for each feature map but the deepest, and one for the
+            last step, by 2 and without a skip, where the encoder starts below the image's resolution.
+        upsample: one of ``upsample.KINDS``, for every step up and for the logits.
 
     Raises:
-        ValueError: if there are fewer ``decoder_channels`` than steps.
+        UserError: if there are fewer ``decoder_channels`` than steps, or the encoder cannot serve this ``upsample``.
     """
 
     def __init__(
-        self, *, encoder: Encoder, num_classes: int, decoder_channels: Sequence[int] = (256, 128, 64, 32, 16)
+        self,
+        *,
+        encoder: Encoder,
+        num_classes: int,
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        upsample: str = "bilinear",
     ) -> None:
         super().__init__()
-        skips = encoder.channels[-2::-1]  # deep to shallow, without the deepest
-        if len(decoder_channels) < len(skips) + 1:
-            raise ValueError(
-                f"model.decoder_channels needs {len(skips) + 1} numbers for this encoder, not {len(decoder_channels)}"
-            )
-        *outputs, last = decoder_channels[: len(skips) + 1]
-        inputs = [encoder.channels[-1], *outputs[:-1]]
         self.encoder = encoder
-        self.decoder = nn.ModuleList(
-            double_conv(below + skip, here) for below, skip, here in zip(inputs, skips, outputs, strict=True)
-        )
-        self.last = double_conv(outputs[-1], last)
-        self.head = nn.Conv2d(last, num_classes, 3, padding=1)
-        init_decoder(self.decoder, self.last, self.head)
+        self.decoder = Decoder(encoder, decoder_channels, upsample)
+        end, channels = self.decoder.stride, self.decoder.channels
+        self.head = Head(channels, num_classes, kernel=3, up=encoder.upsampling(upsample, num_classes, end, 1))
+        init_decoder(self.decoder, self.head)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) pixel values in 0..255 -> logits (N, num_classes, H, W)."""
-        *skips, x = self.encoder(images)  # x: (N, C5, H/32, W/32)
-        for convs in self.decoder:
-            skip = skips.pop()  # H/16 up to H/2
-            x = convs(torch.cat((resize(x, skip.shape[-2:]), skip), 1))
-        size = [min(2 * side, whole) for side, whole in zip(x.shape[-2:], images.shape[-2:], strict=True)]
-        x = self.last(resize(x, size))  # H; or H/2 where the encoder starts at stride 4
-        return resize(self.head(x), images.shape[-2:])
+        features, positions = self.encoder.with_positions(images)  # H/2 .. H/32
+        x = self.decoder(features, positions)  # H; or H/2 where the encoder starts at stride 4
+        return crop_to(self.head(x, positions), images)
+
+
+class Decoder(nn.Module):
+    """The way up.
+
+    Attributes:
+        stride, channels: of what comes out.
+    """
+
+    def __init__(self, encoder: Encoder, channels: Sequence[int], upsample: str) -> None:
+        super().__init__()
+        strides = encoder.strides[::-1]  # deep to shallow
+        skips = encoder.channels[-2::-1]
+        if strides[-1] % 2 == 0:
+            strides, skips = [*strides, strides[-1] // 2], [*skips, 0]
+        if len(channels) < len(skips):
+            raise UserError(
+                f"model.decoder_channels: this encoder needs {len(skips)} numbers, one a step up, not {len(channels)}."
+            )
+        self.stride, self.channels = strides[-1], channels[len(skips) - 1]
+        inputs = [encoder.channels[-1], *channels]
+        self.ups = nn.ModuleList(
+            encoder.upsampling(upsample, below, *step) for below, step in zip(inputs, pairwise(strides), strict=False)
+        )
+        self.convs = nn.ModuleList(
+            double_conv(below + skip, here) for below, skip, here in zip(inputs, skips, channels, strict=False)
+        )
+
+    def forward(self, features: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        x, skips = features[-1], features[-2::-1]  # x: (N, C5, H/32, W/32)
+        for i, (up, convs) in enumerate(zip(self.ups, self.convs, strict=True)):
+            x = up(x, positions)  # H/16 up to H/2, and the last step
+            if i < len(skips):
+                x = torch.cat((x, skips[i]), 1)
+            x = convs(x)
+        return x
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:

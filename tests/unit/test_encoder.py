@@ -8,7 +8,8 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from seg_cli.errors import UserError
@@ -63,11 +64,159 @@ def test_images_are_normalised_as_the_encoder_was_trained() -> None:
     assert not any(key.startswith("normalize") for key in model.state_dict())
 
 
+FAMILIES = [
+    *("resnet18", "vgg16_bn", "mobilenetv3_large_100", "tf_efficientnet_lite0", "convnext_atto", "inception_v3"),
+    *("swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"),
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_may_have_any_size(name: str) -> None:
+    """Maps are of the padded size, also where timm's own are not: Inception has no padding, others round up."""
+    model = Encoder(name)
+    assert model.multiple == (16 if name.startswith("vit") else 32)
+    for height, width in ((97, 131), (128, 96)):
+        padded = [-(-side // model.multiple) * model.multiple for side in (height, width)]
+        maps = features(model, torch.zeros(1, 3, height, width, dtype=torch.uint8))
+        assert [tuple(x.shape) for x in maps] == [
+            (1, channels, padded[0] // stride, padded[1] // stride)
+            for channels, stride in zip(model.channels, model.strides, strict=True)
+        ]
+
+
+def test_padding_repeats_the_border_at_the_bottom_and_right() -> None:
+    model = Encoder(NAME)
+    images = torch.randint(0, 256, (2, 3, 33, 40), dtype=torch.uint8)
+    rows, columns = (torch.arange(64).clamp(max=side - 1) for side in (33, 40))
+    for found, expected in zip(
+        features(model, images), features(model, images[..., rows, :][..., columns]), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+def test_images_that_need_no_padding_go_to_the_network_as_they_are() -> None:
+    model = Encoder(NAME).eval()
+    images = torch.randint(0, 256, (1, 3, 64, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = model.body(model.normalize(images))
+    assert all(torch.equal(*pair) for pair in zip(features(model, images), expected, strict=True))
+
+
+def test_a_network_with_windows_takes_multiples_of_the_size_that_it_was_built_for() -> None:
+    model = Encoder("maxvit_rmlp_pico_rw_256")
+    assert (model.multiple, model.any_multiple) == (256, True)
+    assert features(model, torch.zeros(1, 3, 32, 270))[-1].shape[-2:] == (8, 16)
+
+
+def test_a_network_for_one_size_takes_images_up_to_it() -> None:
+    model = Encoder("coat_lite_tiny")
+    assert (model.multiple, model.any_multiple) == (224, False)
+    assert features(model, torch.zeros(1, 3, 100, 50))[-1].shape[-2:] == (7, 7)
+    with pytest.raises(UserError, match="takes images of at most 224x224 pixels, and was given 225x100"):
+        model(torch.zeros(1, 3, 225, 100))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("crossvit_9_240", "feature maps of stride 12, 17, which are no whole multiples of each other"),
+        ("levit_128s", r"images of 224x224 alone, which is no multiple .* feature maps \(16, 32, 64\)"),
+    ],
+)
+def test_maps_that_no_decoder_could_join_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Encoder(name)
+
+
 @pytest.mark.parametrize("channels", [1, 4, 12])
-def test_images_may_have_other_channels(channels: int) -> None:
-    model = Encoder(NAME, in_channels=channels)
+@pytest.mark.parametrize("name", [NAME, "convnext_atto", "vit_tiny_patch16_224"])
+def test_images_may_have_other_channels(name: str, channels: int) -> None:
+    model = Encoder(name, in_channels=channels)
     maps = features(model, torch.zeros(1, channels, 32, 32, dtype=torch.uint8))
-    assert len(maps) == 5
+    assert [x.shape[1] for x in maps] == model.channels
+
+
+# ---- positions of max pools
+
+
+@pytest.mark.parametrize(
+    ("name", "pools"),
+    [
+        ("vgg16_bn", {2: 64, 4: 128, 8: 256, 16: 512, 32: 512}),
+        ("resnet18", {4: 64}),
+        ("densenet121", {4: 64}),
+        ("vovnet39a", {}),  # they are inside the stages
+        ("inception_v3", {}),  # not of even maps
+        ("convnext_atto", {}),
+        ("vit_tiny_patch16_224", {}),
+    ],
+)
+def test_max_pools_between_the_maps_are_found(name: str, pools: dict[int, int]) -> None:
+    assert Encoder(name).pools == pools
+
+
+@pytest.mark.parametrize(("name", "size"), [("vgg11_bn", (40, 70)), ("resnet10t", (64, 64))])
+def test_positions_are_where_the_maxima_were(name: str, size: tuple[int, int]) -> None:
+    """The maxima, taken from the map above at the positions, are what a pooling of it gives."""
+    model = Encoder(name).eval()
+    for stride in model.pools:
+        model.upsampling("max_unpool", 3, stride, stride // 2)
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    with torch.no_grad():
+        maps, positions = model.with_positions(images)
+    assert sorted(positions) == sorted(model.pools)
+    for stride, where in positions.items():
+        above = maps[model.level(stride // 2)]
+        kernel, padding = (3, 1) if name.startswith("resnet") else (2, 0)
+        maxima = above.flatten(2).gather(2, where.flatten(2)).view_as(where)
+        assert torch.equal(maxima, F.max_pool2d(above, kernel, 2, padding))
+    for found, expected in zip(maps, features(without_decoder(model), images), strict=True):
+        assert torch.equal(found, expected)
+
+
+def without_decoder(model: Encoder) -> Encoder:
+    """The same weights, without a decoder that wants positions."""
+    other = Encoder(model.name)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_positions_are_given_only_where_a_decoder_wants_them() -> None:
+    model = Encoder("vgg11_bn").eval()
+    images = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        assert model.with_positions(images)[1] == {}
+        assert not list(model.upsampling("bilinear", 3, 32, 8).parameters())
+        assert model.with_positions(images)[1] == {}
+        up = model.upsampling("max_unpool", 512, 32, 8)
+        maps, positions = model.with_positions(images)
+        assert list(positions) == [16, 32]
+        assert up(maps[-1], positions).shape == (1, 512, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "end", "message"),
+    [
+        ("resnet18", 32, 16, r"pooling to stride 32, and encoder.name=resnet18 has no .* \(it has at stride 4\)"),
+        ("resnet18", 4, 1, "pooling to stride 2, and encoder.name=resnet18 has no"),
+        (
+            "convnext_atto",
+            8,
+            4,
+            r"pooling to stride 8, .* \(it has none\)\. encoder\.name=vgg16_bn .* nearest, bilinear, ",
+        ),
+    ],
+)
+def test_max_unpooling_without_a_pool_is_refused(name: str, start: int, end: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Encoder(name).upsampling("max_unpool", 3, start, end)
+
+
+def test_an_unknown_upsampling_is_refused_before_anything_else() -> None:
+    with pytest.raises(UserError, match=r"model\.upsample=lanczos4: .* Did you mean 'lanczos[35]'\?"):
+        Encoder(NAME).upsampling("lanczos4", 3, 32, 16)
+    with pytest.raises(ValueError, match="stride 32 is no multiple of stride 12"):
+        Encoder(NAME).upsampling("nearest", 3, 32, 12)
 
 
 def test_a_stride_that_it_does_not_have_is_refused() -> None:
@@ -83,8 +232,11 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 def test_a_stride_that_it_cannot_have_is_refused() -> None:
     with pytest.raises(UserError, match=r"output_stride=4: allowed are 8, 16 and 32"):
         Encoder(NAME, output_stride=4)
-    with pytest.raises(UserError, match="cannot give feature maps at output stride 16"):
-        Encoder("swin_tiny_patch4_window7_224", output_stride=16)
+    for name in ("swin_tiny_patch4_window7_224", "vgg16_bn"):
+        with pytest.raises(UserError, match="cannot give feature maps at output stride 16") as refusal:
+            Encoder(name, output_stride=16)
+        assert "Type model.encoder.output_stride=32, or choose another encoder" in str(refusal.value)
+        assert " ()" not in str(refusal.value)
 
 
 # ---- weights
@@ -222,10 +374,18 @@ def test_a_hub_that_refuses_connections_does_not_answer(monkeypatch: pytest.Monk
     assert encoder_module._hub_answers()
 
 
-def test_real_imagenet_weights(shared: Path) -> None:
+@pytest.mark.parametrize("channels", [1, 3, 4, 12])
+def test_real_imagenet_weights(shared: Path, channels: int) -> None:
     path = shared / "weights" / "tf_efficientnet_lite0.safetensors"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    model = Encoder("tf_efficientnet_lite0", weights=str(path), output_stride=16)
+    model = Encoder("tf_efficientnet_lite0", weights=str(path), output_stride=16, in_channels=channels)
     assert model.pretrained.startswith("tf_efficientnet_lite0.safetensors sha256:")
-    assert next(model.parameters()).dtype == torch.float32
+    kernel, original = model.body.state_dict()["conv_stem.weight"], load_file(path)["conv_stem.weight"].float()
+    assert kernel.dtype == torch.float32
+    if channels == 1:
+        torch.testing.assert_close(kernel, original.sum(1, keepdim=True))
+    else:  # the colours over and over, weighed so that images of one value in all channels give the same
+        repeated = original.repeat(1, 4, 1, 1)[:, :channels] * 3 / channels
+        torch.testing.assert_close(kernel, repeated)
+    assert len(features(model, torch.zeros(1, channels, 50, 40))) == 5

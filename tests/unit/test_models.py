@@ -5,15 +5,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from seg_cli.commands.build import build_model
 from seg_cli.config.paths import conf_dir
+from seg_cli.errors import UserError
 from seg_cli.models.deeplabv3plus import DeepLabV3Plus
 from seg_cli.models.encoder import Encoder
 from seg_cli.models.unet import UNet
+from seg_cli.models.upsample import KINDS, Upsample
 
 CLASSES = 5
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -112,21 +115,100 @@ def test_every_setting_stands_in_the_config(compose_config: Compose, name: str) 
     assert {str(key) for key in settings if key != "_target_"} == parameters - {"num_classes"}
 
 
+@every_model
+def test_every_parameter_lies_in_the_encoder_the_decoder_or_the_head(
+    build: Callable[..., nn.Module], name: str
+) -> None:
+    """Freezing and learning rates go by these names."""
+    model = build(name)
+    for part in ("encoder", "decoder", "head"):
+        assert isinstance(getattr(model, part), nn.Module)
+    assert {key.partition(".")[0] for key, _ in model.named_parameters()} <= {"encoder", "decoder", "head"}
+    assert any(True for _ in model.get_submodule("head").parameters())
+
+
+@every_model
+def test_every_upsampling_builds_and_learns(
+    build: Callable[..., nn.Module], compose_config: Compose, name: str
+) -> None:
+    if "upsample" not in compose_config(f"model={name}").model:
+        pytest.skip("it has no upsampling to choose")
+    for kind in ("nearest", "transposed", "pixel_shuffle", "lanczos3"):
+        model = build(name, f"model.upsample={kind}").eval()
+        logits = model(pictures(2, 64, 70))
+        assert logits.shape == (2, CLASSES, 64, 70)
+        logits.square().mean().backward()
+        ups = [module for module in model.modules() if isinstance(module, Upsample) and module.factor > 1]
+        assert {module.kind for module in ups} == {kind}
+        assert all(p.grad is not None and p.grad.any() for up in ups for p in up.parameters())
+    with pytest.raises((UserError, InstantiationException), match=r"no such upsampling\. Did you mean 'bilinear'"):
+        build(name, "model.upsample=bilinaer")
+
+
 # ---- single architectures
 
 
 @pytest.mark.parametrize(("output_stride", "rates"), [(32, [3, 6, 9]), (16, [6, 12, 18]), (8, [12, 24, 36])])
 def test_the_rates_of_deeplabv3plus_follow_the_output_stride(output_stride: int, rates: list[int]) -> None:
     model = DeepLabV3Plus(encoder=Encoder("resnet10t", output_stride=output_stride), num_classes=2)
-    depthwise = [m for m in model.aspp.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    depthwise = [m for m in model.decoder.aspp.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     assert [conv.dilation[0] for conv in depthwise] == rates
     own = DeepLabV3Plus(encoder=Encoder("resnet10t"), num_classes=2, rates=[2, 4])
-    assert [m.dilation[0] for m in own.aspp.modules() if isinstance(m, nn.Conv2d) and m.groups > 1] == [2, 4]
+    assert [m.dilation[0] for m in own.decoder.aspp.modules() if isinstance(m, nn.Conv2d) and m.groups > 1] == [2, 4]
 
 
 def test_unet_wants_a_number_of_channels_for_every_step() -> None:
-    with pytest.raises(ValueError, match=r"model\.decoder_channels needs 5 numbers for this encoder, not 2"):
+    with pytest.raises(UserError, match=r"model\.decoder_channels: this encoder needs 5 numbers, .* not 2"):
         UNet(encoder=Encoder("resnet10t"), num_classes=2, decoder_channels=[64, 32])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unet_learns_with_every_upsampling(build: Callable[..., nn.Module], kind: str) -> None:
+    encoder = "vgg16_bn" if kind == "max_unpool" else "resnet10t"
+    settings = ("model.decoder_channels=[16,16,8,8,8]", f"encoder.name={encoder}", f"model.upsample={kind}")
+    model = build("unet", *settings).train()
+    logits = model(pictures(2, 40, 64))
+    assert logits.shape == (2, CLASSES, 40, 64)
+    logits.square().mean().backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert {m.kind for m in model.modules() if isinstance(m, Upsample)} == {kind}
+
+
+def test_unpooling_and_learned_upsampling_are_in_the_decoder_and_the_head() -> None:
+    """By 2 five times: four beside the skips of resnet, one to the image's resolution."""
+    model = UNet(encoder=Encoder("resnet10t"), num_classes=3, decoder_channels=[16, 12, 8, 6, 4], upsample="transposed")
+    ups = [m for m in model.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [(m.in_channels, m.stride[0]) for m in ups] == [(512, 2), (16, 2), (12, 2), (8, 2), (6, 2)]
+    model = UNet(
+        encoder=Encoder("convnext_atto"), num_classes=3, decoder_channels=[16, 12, 8, 6], upsample="transposed"
+    )
+    ups = [m for m in model.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [(m.in_channels, m.stride[0]) for m in ups] == [(320, 2), (16, 2), (12, 2), (8, 2), (3, 2)]
+
+
+def test_deeplabv3plus_unpools_where_the_encoder_pools() -> None:
+    model = DeepLabV3Plus(encoder=Encoder("vgg11_bn"), num_classes=3, channels=16, upsample="max_unpool").eval()
+    assert model(pictures(1, 33, 64)).shape == (1, 3, 33, 64)
+    with pytest.raises(UserError, match=r"max pooling to stride 32, and encoder\.name=resnet10t has no such pooling"):
+        DeepLabV3Plus(encoder=Encoder("resnet10t"), num_classes=3, upsample="max_unpool")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_positions_and_padding_compile_into_one_graph() -> None:
+    encoder = Encoder("vgg11_bn")
+    model = UNet(encoder=encoder, num_classes=3, decoder_channels=[8] * 5, upsample="max_unpool").eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(pictures(1, 20, 32)), model(pictures(1, 20, 32)))
+
+
+@pytest.mark.parametrize("architecture", [UNet, DeepLabV3Plus])
+def test_the_padding_is_cut_off_again(architecture: type[nn.Module]) -> None:
+    model = architecture(encoder=Encoder("resnet10t"), num_classes=3).eval()
+    images = pictures(1, 50, 70)
+    rows, columns = torch.arange(64).clamp(max=49), torch.arange(96).clamp(max=69)
+    with torch.no_grad():
+        assert torch.equal(model(images), model(images[..., rows, :][..., columns])[..., :50, :70])
 
 
 @every_model
