@@ -13,10 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch import nn
 
 from seg_cli.commands.build import build, build_model, build_partial, describe_pretraining
+from seg_cli.commands.class_weights import describe_class_weights, fit_class_weights
 from seg_cli.commands.score import per_image_table, score_splits, split_results
 from seg_cli.data.datamodule import DataModule
 from seg_cli.data.sample import Dataset
@@ -41,7 +43,8 @@ def run(cfg: DictConfig) -> float | None:
     """Train as configured. Returns the mIoU on test, for sweepers."""
     quiet()
     config = resolve(cfg)
-    console = Console(soft_wrap=True)
+    # Of the processes of a distributed run, the first speaks.
+    console = Console(soft_wrap=True, quiet=getattr(rank_zero_only, "rank", 0) != 0)
     pl.seed_everything(config["seed"], verbose=False)
 
     # What is wrong with the request is found here, before there is a directory for it.
@@ -53,12 +56,16 @@ def run(cfg: DictConfig) -> float | None:
     data = build_data(config, dataset)
     image_size = _check_crop(console, config, dataset)
     cost = {"parameters": count_parameters(model), "flops": _try_out(model, image_size)}
+    class_weights = fit_class_weights(task.loss, dataset, workers=data.workers)
 
     run_directory = open_run(config)
     with recorded(run_directory):
         run_directory.write_config(config)
         run_directory.write_environment(describe_environment())
         _print_opening(console, config, dataset, model, cost, image_size, f"{mode} on {device.type}", run_directory)
+        if class_weights:
+            run_directory.write_class_weights(class_weights)
+            console.print(describe_class_weights(class_weights), markup=False, highlight=False)
         with open_loggers(config, run_directory) as loggers:
             fitted = fit(task, data, run_directory, settings=config["trainer"], mode=mode, loggers=loggers)
             if not fitted.is_global_zero:
@@ -111,17 +118,19 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     # Hydra lists the groups from the last to the first.
     chosen = reversed(HydraConfig.get().runtime.choices.items())
     choices = {group: choice for group, choice in chosen if "hydra/" not in group and choice is not None}
-    # encoder.name=NAME takes any timm model, whichever file it started from
-    config["choices"] = choices | {"encoder": config["encoder"]["name"], "tta": "none"}
+    # What was built counts: encoder.name=NAME takes any timm model, whichever file it started from, and some models have
+    # an encoder of their own.
+    encoder = config["model"].get("encoder")
+    built = encoder.get("name", "own") if isinstance(encoder, Mapping) else "own"
+    config["choices"] = choices | {"encoder": built, "tta": "none"}
     return config  # type: ignore[return-value]
 
 
 def build_task(config: Mapping[str, Any], model: nn.Module, dataset: Dataset) -> SegmentationTask:
     """The model with its loss, optimiser and schedule."""
-    encoder = config["encoder"]
-    factor = encoder["lr_factor"]
+    factor = config["encoder"]["lr_factor"]
     if factor == "auto":
-        factor = 1.0 if encoder["weights"] == "none" else 0.1
+        factor = 1.0 if describe_pretraining(model) == "none" else 0.1
     return SegmentationTask(
         model,
         build(config, "loss"),

@@ -224,7 +224,8 @@ def _instantiation(error: InstantiationException) -> SegrunError | None:
     if isinstance(cause, TypeError) and (_raised_by_hydra(cause) or reason.startswith(f"{name}.__init__() got")):
         return UserError(_wrong_settings(key, target, name, reason))
     if isinstance(cause, ValueError):
-        return UserError(f"{key}: {reason}")
+        # 'gamma=-1: it must be ...' is about a setting of the component.
+        return UserError(f"{key}.{reason}" if re.match(r"\w+(=|: )", reason) else f"{key}: {reason}")
     return None
 
 

@@ -48,6 +48,11 @@ class FilePairs:
             )
         return Sample(image, self.labels.encode(raw, str(pair.mask)), pair.name, pair.group)
 
+    def mask(self, index: int) -> np.ndarray:
+        """The mask of a sample alone, (H, W) uint8; its image is not read."""
+        pair = self.pairs[index]
+        return self.labels.encode(read_mask(pair.mask), str(pair.mask))
+
 
 def read_image(path: Path) -> np.ndarray:
     """An image file as (H, W, 3) uint8 RGB. Raises UserError if it cannot be read."""

@@ -114,7 +114,7 @@ def training_loader(
         batch_sampler=batches,
         collate_fn=collate_padded,
         num_workers=workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -130,7 +130,7 @@ def scoring_loader(split: Split, *, batch_size: int, workers: int, rank: int = 0
         batch_size=batch_size,
         collate_fn=collate_by_size,
         num_workers=workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -144,7 +144,7 @@ def worker_count(workers: int | str) -> int:
     return min(cores, 8 if torch.cuda.is_available() else 2)
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # OpenCV's threads in every worker would fight for the cores
 
 

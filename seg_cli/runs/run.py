@@ -106,6 +106,9 @@ class Run:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         write_text(self.folder / "metrics.csv", _to_csv(columns, ([row.get(key) for key in columns] for row in rows)))
 
+    def write_class_weights(self, weights: Mapping[str, Any]) -> None:
+        write_json(self.folder / "class_weights.json", weights)
+
     def write_results(self, results: Mapping[str, Any]) -> None:
         write_json(self.folder / "results.json", results)
 
@@ -133,6 +136,11 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         return self._read_json("status.json")
+
+    @property
+    def class_weights(self) -> dict[str, Any]:
+        """The weights of the classes in the loss. Raises UserError for a run whose loss has none."""
+        return self._read_json("class_weights.json")
 
     @property
     def results(self) -> dict[str, Any]:

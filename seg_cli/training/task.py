@@ -1,7 +1,7 @@
 """Training and validation as Lightning runs them."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from seg_cli.data.loading import Batch
 from seg_cli.losses import Sum
 from seg_cli.metrics.confusion import count, predict_labels, score
+from seg_cli.models.outputs import Outputs
 from seg_cli.training.schedules import Schedule
 
 
@@ -19,8 +20,9 @@ class SegmentationTask(pl.LightningModule):
     """One model, one loss, one optimiser.
 
     Args:
-        model: images (N, C, H, W) -> logits (N, num_classes, H, W).
-        loss: its terms are logged one by one.
+        model: images (N, C, H, W) -> logits (N, num_classes, H, W), or in training ``Outputs``, of which the auxiliary
+            logits are weighed by ``model.aux_weight``.
+        loss: its terms, and their weights, are logged one by one.
         class_names: as in the label space.
         make_optimizer: parameter groups -> optimiser, as a ``torch.optim`` class with its settings bound.
         schedule: of the learning rate.
@@ -78,14 +80,17 @@ class SegmentationTask(pl.LightningModule):
         torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_train_epoch_start(self) -> None:
+        self.loss.epoch = self.current_epoch
         self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
         if self.trainer.fit_loop.is_resuming:
             # Lightning began to draw before it had read from the checkpoint in which epoch it goes on.
             iter(self.trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], sync_dist=True)
+        weights = {f"train/loss_weight/{name}": weight for name, weight in self.loss.current_weights().items()}
+        self.log_dict(weights, sync_dist=True)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss, terms = self.loss(self.model(batch.images), batch.masks)
+        loss, terms = self._loss(self.model(batch.images), batch.masks)
         values = {"": loss.detach()} | {f"/{name}": value for name, value in terms.items()}
         size = len(batch.names)
         self.log_dict(
@@ -102,6 +107,16 @@ class SegmentationTask(pl.LightningModule):
             batch_size=size,
         )
         return loss
+
+    def _loss(self, outputs: Tensor | Outputs, masks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of what a model returned in training, and its parts without their weights."""
+        if isinstance(outputs, Tensor):
+            return self.loss(outputs, masks)
+        total, terms = self.loss(outputs.logits, masks, outputs.edges)
+        if outputs.aux:
+            aux = torch.stack([self.loss(logits, masks, outputs.edges)[0] for logits in outputs.aux]).sum()
+            total, terms = total + cast(float, self.model.aux_weight) * aux, terms | {"aux": aux.detach()}
+        return total, terms
 
     def on_validation_epoch_start(self) -> None:
         self.matrix.zero_()

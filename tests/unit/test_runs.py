@@ -101,11 +101,14 @@ def run(tmp_path: Path) -> Run:
 CONFIG = {"model": {"_target_": "a.B", "rates": None}, "seed": 0, "tags": ["ü"], "loader": {"crop": [2, 3]}}
 
 
-def test_config_environment_and_results_come_back(run: Run) -> None:
+def test_config_environment_class_weights_and_results_come_back(run: Run) -> None:
     run.write_config(CONFIG)
     assert Run.open(run.folder).config == CONFIG
     run.write_environment({"python": "3.12", "gpus": []})
     assert run.environment == {"python": "3.12", "gpus": []}
+    weights = {"split": "train", "pixels": None, "weights": {"ce": {"scheme": "given", "values": {"Bäume": 0.1}}}}
+    run.write_class_weights(weights)
+    assert run.class_weights == weights
     results = {"schema": SCHEMA, "splits": {"test": {"miou": None, "classes": {"Bäume": {"iou": 0.5}}}}}
     run.write_results(results)
     assert run.results == results
@@ -153,6 +156,7 @@ READERS: dict[str, Callable[[Run], Any]] = {
     "config.yaml": lambda run: run.config,
     "environment.json": lambda run: run.environment,
     "status.json": lambda run: run.status,
+    "class_weights.json": lambda run: run.class_weights,
     "results.json": lambda run: run.results,
     "metrics.csv": lambda run: run.metrics,
     "per_image.csv": lambda run: run.per_image,
@@ -166,7 +170,9 @@ def test_a_missing_file_is_named(run: Run, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00\x80", b"{", b"[1]", b""])
-@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "status.json", "results.json"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "environment.json", "status.json", "class_weights.json", "results.json"]
+)
 def test_a_damaged_file_is_named(run: Run, name: str, content: bytes) -> None:
     (run.folder / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(run.folder / name))):

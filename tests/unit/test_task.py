@@ -13,7 +13,9 @@ from seg_cli.data.labels import VOID
 from seg_cli.data.loading import Batch, ShuffledBatches, scoring_loader
 from seg_cli.inference.cost import count_flops
 from seg_cli.inference.evaluate import evaluate
+from seg_cli.losses import CrossEntropy, Dice, Ramp, Sum
 from seg_cli.models.encoder import Encoder
+from seg_cli.models.outputs import Outputs
 from seg_cli.models.unet import UNet
 from seg_cli.training.task import parameter_groups
 
@@ -117,6 +119,52 @@ def test_going_on_from_a_checkpoint_draws_and_learns_as_if_never_stopped(tmp_pat
     resumed.fit(make_task(), datamodule=make_data(workers=workers), ckpt_path=tmp_path / "last.ckpt")
     assert first.epochs | second.epochs == whole.epochs
     np.testing.assert_allclose(first.losses + second.losses, whole.losses, rtol=1e-6)
+
+
+# ---- losses
+
+
+def test_every_term_and_every_weight_is_logged_and_a_schedule_is_followed(tmp_path: Path) -> None:
+    class Weights(pl.Callback):
+        found: list[dict[str, float]] = []
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+            logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            self.found.append({key: value for key, value in logged.items() if key.startswith("train/loss")})
+
+    weights = Weights()
+    task = make_task()
+    task.loss = Sum({"ce": CrossEntropy(), "dice": Dice()}, {"ce": 1.0, "dice": Ramp(start=0.5, end=1.5, epochs=2)})
+    make_trainer(tmp_path, weights, max_epochs=3).fit(task, datamodule=make_data())
+    assert [epoch["train/loss_weight/dice"] for epoch in weights.found] == [0.5, 1.0, 1.5]
+    for epoch in weights.found:
+        assert epoch["train/loss_weight/ce"] == 1.0
+        whole = epoch["train/loss/ce"] + epoch["train/loss_weight/dice"] * epoch["train/loss/dice"]
+        assert epoch["train/loss"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_auxiliary_logits_are_weighed_by_the_model(tmp_path: Path) -> None:
+    class TwoHeads(nn.Module):
+        aux_weight = 0.4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.other = TinyModel(), TinyModel()
+
+        def forward(self, images: Tensor) -> Tensor | Outputs:
+            logits = self.main(images)
+            return Outputs(logits, aux=(self.other(images), self.other(images) / 2)) if self.training else logits
+
+    task = make_task(make_optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))
+    task.model = TwoHeads()
+    data, trainer = make_data(train=4), make_trainer(tmp_path, max_epochs=1)
+    trainer.fit(task, datamodule=data)
+    (batch,) = data.train_dataloader()
+    outputs = task.model.train()(batch.images)
+    parts = [float(task.loss(logits, batch.masks)[0].detach()) for logits in (outputs.logits, *outputs.aux)]
+    logged = trainer.callback_metrics
+    assert float(logged["train/loss"]) == pytest.approx(parts[0] + 0.4 * (parts[1] + parts[2]), rel=1e-4)
+    assert float(logged["train/loss/aux"]) == pytest.approx(parts[1] + parts[2], rel=1e-4)
 
 
 # ---- validation
