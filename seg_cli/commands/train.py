@@ -117,7 +117,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(config, dict)
     # Hydra lists the groups from the last to the first.
     chosen = reversed(HydraConfig.get().runtime.choices.items())
-    choices = {group: choice for group, choice in chosen if "hydra/" not in group and choice is not None}
+    choices = {"model": ""} | {group: choice for group, choice in chosen if "hydra/" not in group and choice is not None}
     # What was built counts: encoder.name=NAME takes any timm model, whichever file it started from, and some models have
     # an encoder of their own.
     encoder = config["model"].get("encoder")

