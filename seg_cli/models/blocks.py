@@ -64,6 +64,14 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the border at the bottom and right, up to the next multiple of ``multiple``; ``crop_to`` undoes it."""
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    if bottom or right or torch.compiler.is_exporting():  # an exported program has no branches
+        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+    return x
+
+
 def crop_to(logits: Tensor, images: Tensor) -> Tensor:
     """Cut off what the encoder padded at the bottom and right: (..., H', W') -> (..., H, W) of the images."""
     return logits[..., : images.shape[-2], : images.shape[-1]]

@@ -24,7 +24,7 @@ from timm.models import FeatureListNet, adapt_input_conv
 from torch import Tensor, nn
 
 from seg_cli.errors import UserError
-from seg_cli.models.blocks import Normalize, resize
+from seg_cli.models.blocks import Normalize, pad_to_multiple, resize
 from seg_cli.models.upsample import KINDS, Pool, Upsample
 
 
@@ -90,19 +90,22 @@ class Encoder(nn.Module):
         """
         return self.with_positions(images)[0]
 
-    def with_positions(self, images: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+    def with_positions(self, images: Tensor, depth: int | None = None) -> tuple[list[Tensor], dict[int, Tensor]]:
         """The feature maps, and by stride after each pooling that a decoder undoes: where its maxima were.
 
         Positions are what ``F.max_unpool2d`` takes. There are none unless a decoder has asked for them, by
-        ``upsampling("max_unpool", ...)``. The other arguments are those of ``forward``.
+        ``upsampling("max_unpool", ...)``. With ``depth`` only the first so many maps come back, and where the network is
+        a chain of layers, no more is computed. The other arguments are those of ``forward``.
         """
         x = self._pad(self.normalize(images))
-        maps, positions = self._run(x) if self._remembered else (self.body(x), {})
+        shallow = depth is not None and isinstance(self.body, FeatureListNet)
+        maps, positions = self._run(x, depth) if self._remembered or shallow else (self.body(x), {})
+        maps = maps[:depth]
         if self.channels_come_last:
             maps = [feature.permute(0, 3, 1, 2) for feature in maps]
         sizes = [(x.shape[-2] // stride, x.shape[-1] // stride) for stride in self.strides]
         # Networks without padding (Inception) give somewhat smaller maps.
-        return [resize(feature, size) for feature, size in zip(maps, sizes, strict=True)], positions
+        return [resize(feature, size) for feature, size in zip(maps, sizes, strict=False)], positions
 
     def upsampling(self, kind: str, channels: int, start: int, end: int) -> Upsample:
         """What brings ``channels`` channels from stride ``start`` up to stride ``end`` in a decoder of this encoder.
@@ -144,17 +147,14 @@ class Encoder(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        bottom, right = -height % self.multiple, -width % self.multiple
         if not self.any_multiple and max(height, width) > self.multiple:
             raise UserError(
                 f"encoder.name={self.name}: this timm model takes images of at most {self.multiple}x{self.multiple} "
                 f"pixels, and was given {height}x{width}. Choose another encoder: segrun list encoders."
             )
-        if bottom or right or torch.compiler.is_exporting():  # an exported program has no branches
-            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        return x
+        return pad_to_multiple(x, self.multiple)
 
-    def _run(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+    def _run(self, x: Tensor, depth: int | None = None) -> tuple[list[Tensor], dict[int, Tensor]]:
         """What the body's forward does, a chain of layers some of whose results are feature maps."""
         body = cast(FeatureListNet, self.body)
         maps, positions = [], {}
@@ -169,6 +169,8 @@ class Encoder(nn.Module):
                 x = layer(x)
             if name in body.return_layers:
                 maps.append(x)
+            if len(maps) == depth:
+                break
         return maps, positions
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seg_cli.errors import UserError
-from seg_cli.models.blocks import ConvNormAct, Normalize, crop_to, init_decoder
+from seg_cli.models.blocks import ConvNormAct, Normalize, crop_to, init_decoder, pad_to_multiple
 from seg_cli.models.encoder import Encoder
 from seg_cli.models.upsample import max_unpool
 
@@ -137,9 +137,7 @@ class BasicEncoder(nn.Module):
 
         H' and W' are H and W, rounded up to multiples of 16; the border is repeated at the bottom and right.
         """
-        x, positions = self.normalize(images), []
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % 2**STEPS, 0, -height % 2**STEPS), mode="replicate")
+        x, positions = pad_to_multiple(self.normalize(images), 2**STEPS), []
         for conv in self.convs:
             x, where = F.max_pool2d(conv(x), 2, return_indices=True)
             positions.append(where)
