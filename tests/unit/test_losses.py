@@ -1,243 +1,274 @@
-"""Losses: values computed by hand, void, precision, and sums."""
+"""Losses: values computed by hand, and how they relate."""
 
 import math
-from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from loss_cases import KINDS, TERMS, random_batch, value_and_gradient
 from torch import Tensor
 
 from seg_cli.data.labels import VOID
-from seg_cli.errors import UserError
-from seg_cli.losses import CrossEntropy, Dice, Focal, Sum
-from seg_cli.losses.evidence import Evidence, Term
+from seg_cli.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Dice,
+    Focal,
+    GeneralizedDice,
+    HardPixels,
+    Jaccard,
+    Lovasz,
+    Tversky,
+)
+from seg_cli.losses.evidence import Term, evidence_of
 
-TERMS: dict[str, Callable[[], Term]] = {
-    "ce": CrossEntropy,
-    "dice": Dice,
-    "dice without smoothing": lambda: Dice(smooth=0),
-    "focal": Focal,
-    "focal 0.5": lambda: Focal(gamma=0.5),
-}
-each_term = pytest.mark.parametrize("make", TERMS.values(), ids=TERMS.keys())
+ln = math.log
 
-TRUTH = torch.tensor([[[0, 1, 0], [0, 1, 0], [0, 1, 0]]])
-FOREGROUND = torch.tensor([[[0, 0.9, 0], [0, 1, 0.8], [0, 0.3, 0.6]]], dtype=torch.float64)
+# One class that may overlap others: where it is, and the probability it is given.
+LABEL = torch.tensor([[[[0, 1, 0], [0, 1, 0], [0, 1, 0]]]])
+GIVEN = torch.tensor([[[[0, 0.9, 0], [0, 1, 0.8], [0, 0.3, 0.6]]]], dtype=torch.float64)
+
+# Three classes: the probabilities at four pixels, the last of them void.
+PROBS = torch.tensor([[0.6, 0.3, 0.1], [0.3, 0.5, 0.2], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]], dtype=torch.float64)
+LOGITS = (PROBS.log().T + torch.tensor([1.0, -2.0, 0.5, 3.0])).reshape(1, 3, 2, 2)  # a softmax takes any shift
+TARGET = torch.tensor([[[0, 1], [0, VOID]]])
+# Sums of each class: I (its probability on its own pixels) 0.8, 0.5, 0; P (on all) 1.1, 1.4, 0.5; T (pixels) 2, 1, 0.
+
+# A second image, where one pixel is not void, of class 1.
+SECOND = torch.tensor([[0.1, 0.8, 0.1]] * 4, dtype=torch.float64).log().T.reshape(1, 3, 2, 2)
+TWO_LOGITS = torch.cat((LOGITS, SECOND))
+TWO_TARGETS = torch.cat((TARGET, torch.tensor([[[VOID, VOID], [1, VOID]]])))
 
 
-def logits_of(foreground: Tensor) -> Tensor:
-    """(N, H, W) probabilities of class 1 of two -> logits (N, 2, H, W)."""
-    return torch.stack((1 - foreground, foreground), 1).clamp(min=1e-30).log()
+def by_hand(term: Term, expected: float, logits: Tensor = LOGITS, target: Tensor = TARGET) -> None:
+    assert float(term(logits, target)) == pytest.approx(expected, rel=1e-9)
 
 
-def random_batch(seed: int = 0, classes: int = 4, void: float = 0.2) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(2, classes, 6, 7, generator=generator)
-    target = torch.randint(0, classes, (2, 6, 7), generator=generator)
-    target[torch.rand(2, 6, 7, generator=generator) < void] = VOID
-    return logits, target.to(torch.uint8)
+# ---- the ingredients
+
+
+def test_the_ingredients_by_hand() -> None:
+    evidence = evidence_of(LOGITS, TARGET)
+    np.testing.assert_allclose(evidence.intersections, [[0.8, 0.5, 0]], atol=1e-12)
+    np.testing.assert_allclose(evidence.prob_sums, [[1.1, 1.4, 0.5]])
+    np.testing.assert_array_equal(evidence.true_counts, [[2, 1, 0]])
+    np.testing.assert_array_equal(evidence.valid_counts, [[3, 3, 3]])
+    np.testing.assert_allclose(evidence.doubt, [[[0.4, 0.5], [0.8, 0]]])
+
+
+def test_the_ingredients_of_overlapping_labels_by_hand() -> None:
+    evidence = evidence_of(GIVEN.logit(), LABEL)
+    np.testing.assert_allclose(evidence.intersections, [[0.9 + 1 + 0.3]])
+    np.testing.assert_allclose(evidence.prob_sums, [[0.9 + 1 + 0.8 + 0.3 + 0.6]])
+    np.testing.assert_allclose(evidence.probs, GIVEN)
+    np.testing.assert_array_equal(evidence.true_counts, [[3]])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_sums_over_millions_of_pixels_stay_exact_enough(classes: int) -> None:
+    """Two million pixels of one class, each given the same small probability."""
+    logits = torch.tensor([0.0, 2.0, -1e9])[:classes].view(1, -1, 1, 1).expand(1, -1, 1024, 2048)
+    evidence = evidence_of(logits, torch.zeros(1, 1024, 2048, dtype=torch.uint8))
+    expected = 1024 * 2048 / (1 + math.exp(2))
+    assert float(evidence.intersections[0, 0]) == pytest.approx(expected, rel=1e-3)
+    assert float(evidence.prob_sums[0, 0]) == pytest.approx(expected, rel=1e-5)
+    assert float(evidence.true_counts[0, 0]) == 1024 * 2048
 
 
 # ---- values
 
 
-def test_the_ingredients_of_dice_by_hand() -> None:
-    evidence = Evidence(logits_of(FOREGROUND), TRUTH)
-    np.testing.assert_allclose(evidence.intersections, [1 + 1 + 1 + 0.2 + 1 + 0.4, 0.9 + 1 + 0.3])
-    np.testing.assert_allclose(evidence.prob_sums, [9 - 3.6, 0.9 + 1 + 0.8 + 0.3 + 0.6])
-    np.testing.assert_array_equal(evidence.true_counts, [6, 3])
+def test_overlapping_labels_by_hand() -> None:
+    """Five pixels are right for sure; I is 2.2, P 3.6 and T 3."""
+    yes, no = ln(0.9) + ln(0.3), ln(0.2) + ln(0.4)
+    hard = 0.1**2 * ln(0.9) + 0.7**2 * ln(0.3), 0.8**2 * ln(0.2) + 0.6**2 * ln(0.4)
+    for term, expected in (
+        (Dice(smooth=0), 1 - 4.4 / 6.6),
+        (Dice(smooth=1), 1 - 5.4 / 7.6),
+        (Dice(smooth=0, squared=True), 1 - 4.4 / (0.81 + 1 + 0.64 + 0.09 + 0.36 + 3)),
+        (GeneralizedDice(), 1 - 4.4 / 6.6),
+        (Jaccard(smooth=0), 1 - 2.2 / 4.4),
+        (Tversky(smooth=0), 1 - 2.2 / (2.2 + 0.3 * 1.4 + 0.7 * 0.8)),
+        (CrossEntropy(), -(yes + no) / 9),
+        (CrossEntropy(weights=[5]), -(yes + no) / 9),
+        (BinaryCrossEntropy(), -(yes + no) / 9),
+        (BinaryCrossEntropy(beta=0.75), -(0.75 * yes + 0.25 * no) / 9),
+        (BinaryCrossEntropy(beta="balanced"), -(6 / 9 * yes + 3 / 9 * no) / 9),
+        (Focal(gamma=2), -(0.1**2 * ln(0.9) + 0.8**2 * ln(0.2) + 0.7**2 * ln(0.3) + 0.6**2 * ln(0.4)) / 9),
+        (Focal(gamma=2, alpha=0.25, form="sigmoid"), -(0.25 * hard[0] + 0.75 * hard[1]) / 9),
+        (HardPixels(threshold=0.35), -(ln(0.2) + ln(0.3)) / 2),
+        # Errors 0.8 (of no), 0.7 (of yes), 0.6 (of no), 0.1 (of yes); the index falls by 1/4, 1/4, 1/10, 1/5.
+        (Lovasz(), 0.8 / 4 + 0.7 / 4 + 0.6 / 10 + 0.1 / 5),
+    ):
+        by_hand(term, expected, GIVEN.logit(), LABEL)
+
+
+def test_cross_entropy_by_hand() -> None:
+    by_hand(CrossEntropy(), -(ln(0.6) + ln(0.5) + ln(0.2)) / 3)
+    by_hand(CrossEntropy(weights=[1, 2, 4]), -(ln(0.6) + 2 * ln(0.5) + ln(0.2)) / 4)
+    by_hand(CrossEntropy(weights=[1, 0, 4]), -(ln(0.6) + ln(0.2)) / 2)
+    true, other = ln(0.6) + ln(0.5) + ln(0.2), ln(0.3 * 0.1) + ln(0.3 * 0.2) + ln(0.6 * 0.2)
+    by_hand(CrossEntropy(label_smoothing=0.3), -(0.8 * true + 0.1 * other) / 3)
+    weighted = ln(0.6) + 2 * ln(0.5) + ln(0.2)
+    of_all = ln(0.6 * 0.3 * 0.2) + 2 * ln(0.3 * 0.5 * 0.6) + 4 * ln(0.1 * 0.2 * 0.2)
+    by_hand(CrossEntropy(weights=[1, 2, 4], label_smoothing=0.3), -(0.7 * weighted + 0.1 * of_all) / 4)
+
+
+def test_label_smoothing_of_overlapping_labels_by_hand() -> None:
+    logits = torch.tensor([0.2, 0.7], dtype=torch.float64).logit().view(1, 1, 1, 2)
+    expected = -(0.95 * (ln(0.8) + ln(0.7)) + 0.05 * (ln(0.2) + ln(0.3))) / 2
+    by_hand(CrossEntropy(label_smoothing=0.1), expected, logits, torch.tensor([[[[0, 1]]]]))
+    by_hand(CrossEntropy(label_smoothing=0.1, weights=[3]), expected, logits, torch.tensor([[[[0, 1]]]]))
+
+
+def test_binary_cross_entropy_takes_each_class_as_yes_or_no() -> None:
+    p = (0.6, 0.2), (0.3, 0.5)  # of two classes at two pixels, the first of them of class 0, the other of class 1
+    logits = torch.tensor(p, dtype=torch.float64).logit().T.reshape(1, 2, 1, 2)
+    yes, no = (ln(0.6), ln(0.5)), (ln(0.7), ln(0.8))
+    target = torch.tensor([[[0, 1]]])
+    by_hand(BinaryCrossEntropy(), -(sum(yes) + sum(no)) / 4, logits, target)
+    by_hand(BinaryCrossEntropy(beta="balanced"), -(sum(yes) + sum(no)) / 8, logits, target)
+    of_first_pixel = torch.tensor([[[0, VOID]]])
+    # The share of no is 0 for class 0, which only its no would weigh, and 1 for class 1, which has none to weigh.
+    by_hand(BinaryCrossEntropy(beta="balanced"), 0, logits, of_first_pixel)
+    by_hand(BinaryCrossEntropy(beta=0.75), -(0.75 * ln(0.6) + 0.25 * ln(0.8)) / 2, logits, of_first_pixel)
+
+
+def test_focal_by_hand() -> None:
+    for gamma in (0.5, 1, 2):
+        easy = [(1 - p) ** gamma * ln(p) for p in (0.6, 0.5, 0.2)]
+        by_hand(Focal(gamma=gamma), -sum(easy) / 3)
+        by_hand(Focal(gamma=gamma, weights=[1, 2, 4]), -(easy[0] + 2 * easy[1] + easy[2]) / 4)
+
+
+def test_hard_pixels_by_hand() -> None:
+    """The true classes are given 0.6, 0.5 and 0.2."""
+    by_hand(HardPixels(threshold=0.55), -(ln(0.5) + ln(0.2)) / 2)
+    by_hand(HardPixels(threshold=0.55, weights=[1, 3, 1]), -(3 * ln(0.5) + ln(0.2)) / 4)
+    by_hand(HardPixels(threshold=0.1, keep=0.1), -ln(0.2))
+    by_hand(HardPixels(threshold=0.1, keep=0.5), -(ln(0.5) + ln(0.2)) / 2)
+    by_hand(HardPixels(threshold=1), -(ln(0.6) + ln(0.5) + ln(0.2)) / 3)
+    by_hand(HardPixels(threshold=0.55, keep=1), -(ln(0.6) + ln(0.5) + ln(0.2)) / 3)
+    for keep, kept in ((0.3, 1), (0.34, 2), (0.6, 2), (0.7, 3)):
+        by_hand(HardPixels(threshold=0, keep=keep), -sum(map(ln, (0.2, 0.5, 0.6)[:kept])) / kept)
+
+
+def test_pixels_as_hard_as_the_last_one_kept_are_kept_too() -> None:
+    logits = torch.tensor([0.0, 1, 1, 3]).view(1, 1, 2, 2)
+    value, gradient = value_and_gradient(HardPixels(threshold=0, keep=0.5), logits, torch.ones(1, 1, 2, 2).long())
+    torch.testing.assert_close(value, F.softplus(-torch.tensor([0.0, 1, 1])).mean())
+    assert (gradient != 0).flatten().tolist() == [True, True, True, False]
 
 
 def test_dice_by_hand() -> None:
-    """Background 2 * 4.6 / (5.4 + 6), foreground 2 * 2.2 / (3.6 + 3)."""
-    assert float(Dice(smooth=0)(logits_of(FOREGROUND), TRUTH)) == pytest.approx(1 - (9.2 / 11.4 + 4.4 / 6.6) / 2)
-    assert float(Dice(smooth=1)(logits_of(FOREGROUND), TRUTH)) == pytest.approx(1 - (10.2 / 12.4 + 5.4 / 7.6) / 2)
+    by_hand(Dice(smooth=0), 1 - (1.6 / 3.1 + 1 / 2.4) / 2)
+    by_hand(Dice(smooth=1), 1 - (2.6 / 4.1 + 2 / 3.4) / 2)
+    by_hand(Dice(smooth=0, classes="all"), 1 - (1.6 / 3.1 + 1 / 2.4 + 0) / 3)
+    by_hand(Dice(smooth=1, classes="all"), 1 - (2.6 / 4.1 + 2 / 3.4 + 1 / 1.5) / 3)
+    by_hand(Dice(smooth=0, squared=True), 1 - (1.6 / (0.36 + 0.09 + 0.04 + 2) + 1 / (0.09 + 0.25 + 0.36 + 1)) / 2)
 
 
-def test_dice_is_over_the_classes_that_occur() -> None:
-    foreground_only = torch.where(TRUTH == 1, 1, VOID)
-    assert float(Dice(smooth=0)(logits_of(FOREGROUND), foreground_only)) == pytest.approx(1 - 4.4 / (2.2 + 3))
+def test_dice_over_the_batch_and_over_images_by_hand() -> None:
+    batch = 1 - (1.6 / 3.2 + 2 * 1.3 / (2.2 + 2)) / 2
+    images = 1 - (1.6 / 3.1 + 1 / 2.4 + 1.6 / 1.8) / 3
+    by_hand(Dice(smooth=0, over="batch"), batch, TWO_LOGITS, TWO_TARGETS)
+    by_hand(Dice(smooth=0, over="image"), images, TWO_LOGITS, TWO_TARGETS)
+    of_all = 1 - (1.6 / 3.1 + 1 / 2.4 + 0 + 0 + 1.6 / 1.8 + 0) / 6
+    by_hand(Dice(smooth=0, over="image", classes="all"), of_all, TWO_LOGITS, TWO_TARGETS)
 
 
-def test_cross_entropy_and_focal_by_hand() -> None:
-    """Five pixels are right for sure; the others give their truth 0.9, 0.2, 0.3 and 0.4."""
-    logits, sure = logits_of(FOREGROUND), [0.9, 0.2, 0.3, 0.4]
-    assert float(CrossEntropy()(logits, TRUTH)) == pytest.approx(-sum(map(math.log, sure)) / 9)
-    for gamma in (0.5, 1, 2):
-        expected = -sum((1 - p) ** gamma * math.log(p) for p in sure) / 9
-        assert float(Focal(gamma=gamma)(logits, TRUTH)) == pytest.approx(expected, rel=1e-6)
+def test_generalized_dice_by_hand() -> None:
+    """The weights are 1/4 and 1; in the batch of two, 1/4 and 1/4; in the second image alone, 1 for class 1."""
+    one = 1 - 2 * (0.8 / 4 + 0.5) / (3.1 / 4 + 2.4)
+    by_hand(GeneralizedDice(), one)
+    by_hand(GeneralizedDice(), 1 - 2 * (0.8 / 4 + 1.3 / 4) / (3.2 / 4 + 4.2 / 4), TWO_LOGITS, TWO_TARGETS)
+    by_hand(GeneralizedDice(over="image"), (one + 1 - 1.6 / 1.8) / 2, TWO_LOGITS, TWO_TARGETS)
 
 
-@given(st.integers(0, 1000), st.floats(0, 0.9))
-@settings(max_examples=30, deadline=None)
-def test_cross_entropy_is_that_of_pytorch(seed: int, void: float) -> None:
-    logits, target = random_batch(seed, void=void)
-    expected = F.cross_entropy(logits, target.long(), ignore_index=VOID)
-    torch.testing.assert_close(CrossEntropy()(logits, target), expected)
+def test_jaccard_by_hand() -> None:
+    by_hand(Jaccard(smooth=0), 1 - (0.8 / 2.3 + 0.5 / 1.9) / 2)
+    by_hand(Jaccard(smooth=1), 1 - (1.8 / 3.3 + 1.5 / 2.9) / 2)
+    by_hand(Jaccard(smooth=1, classes="all"), 1 - (1.8 / 3.3 + 1.5 / 2.9 + 1 / 1.5) / 3)
+    by_hand(Jaccard(smooth=0, over="image"), 1 - (0.8 / 2.3 + 0.5 / 1.9 + 0.8 / 1) / 3, TWO_LOGITS, TWO_TARGETS)
 
 
-def test_focal_with_gamma_0_is_cross_entropy_with_its_gradient() -> None:
-    logits, target = random_batch()
-    gradients = []
-    for term in (Focal(gamma=0), CrossEntropy()):
-        leaf = logits.clone().requires_grad_()
-        value = term(leaf, target)
-        value.backward()
-        gradients.append((value.detach(), leaf.grad))
-    for focal, cross_entropy in zip(*gradients, strict=True):
+def test_tversky_by_hand() -> None:
+    """False positives 0.3 and 0.9, false negatives 1.2 and 0.5."""
+    first, second = 0.8 / (0.8 + 0.3 * 0.3 + 0.7 * 1.2), 0.5 / (0.5 + 0.3 * 0.9 + 0.7 * 0.5)
+    by_hand(Tversky(smooth=0), 1 - (first + second) / 2)
+    by_hand(Tversky(smooth=0, gamma=4 / 3), ((1 - first) ** 0.75 + (1 - second) ** 0.75) / 2)
+    by_hand(Tversky(alpha=1, beta=0, smooth=1), 1 - (1.8 / 2.1 + 1.5 / 2.4) / 2)
+
+
+def test_lovasz_by_hand() -> None:
+    """Class 0: errors 0.8 and 0.4 of its own pixels, each half of the index. Class 1: 0.6 of another's, then 0.5."""
+    by_hand(Lovasz(), ((0.8 + 0.4) / 2 + (0.6 + 0.5) / 2) / 2)
+    by_hand(Lovasz(over="image"), ((0.8 + 0.4) / 2 + (0.6 + 0.5) / 2 + 0.2) / 3, TWO_LOGITS, TWO_TARGETS)
+
+
+def test_lovasz_is_the_extension_of_the_jaccard_index() -> None:
+    """Of a prediction that is sure everywhere, it is 1 - IoU; and in between, a sum over the sets of worst pixels."""
+    logits, target = random_batch("exclusive", void=0.3)
+    sure = 1000 * F.one_hot(logits.argmax(1), 4).permute(0, 3, 1, 2).float()
+    truth, predicted = target[target != VOID], logits.argmax(1)[target != VOID]
+    iou = [((truth == c) & (predicted == c)).sum() / ((truth == c) | (predicted == c)).sum() for c in range(4)]
+    assert float(Lovasz()(sure, target)) == pytest.approx(1 - float(torch.stack(iou).mean()))
+
+    probs = logits.double().softmax(1).permute(0, 2, 3, 1)[target != VOID]  # (pixels, C)
+    losses = []
+    for c in range(4):
+        errors = (probs[:, c] - (truth == c).double()).abs()
+        levels = [*sorted(errors.tolist(), reverse=True), 0.0]
+        for upper, lower in pairwise(levels):
+            wrong = errors >= upper  # with these pixels wrong and the others right
+            union = ((truth == c) | wrong).sum()
+            losses.append((upper - lower) * float(wrong.sum() / union))
+    assert float(Lovasz()(logits.double(), target)) == pytest.approx(sum(losses) / 4)
+
+
+# ---- how they relate
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_focal_with_gamma_0_is_cross_entropy_with_its_gradient(kind: str) -> None:
+    batch = random_batch(kind)
+    for focal, cross_entropy in zip(
+        value_and_gradient(Focal(gamma=0), *batch), value_and_gradient(CrossEntropy(), *batch), strict=True
+    ):
         torch.testing.assert_close(focal, cross_entropy, rtol=1e-6, atol=1e-6)
 
 
-# ---- void
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("smooth", [0, 1])
+def test_tversky_of_a_half_is_dice_with_twice_the_smoothing_and_of_one_jaccard(kind: str, smooth: float) -> None:
+    batch = random_batch(kind)
+    half = Tversky(alpha=0.5, beta=0.5, smooth=smooth)
+    for found, expected in ((half, Dice(smooth=2 * smooth)), (Tversky(alpha=1, beta=1), Jaccard())):
+        torch.testing.assert_close(value_and_gradient(found, *batch), value_and_gradient(expected, *batch))
 
 
-@each_term
-@given(seed=st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
-def test_what_is_predicted_at_void_changes_neither_value_nor_gradient(make: Callable[[], Term], seed: int) -> None:
-    logits, target = random_batch(seed)
-    void = (target == VOID).unsqueeze(1)
-    noise = 50 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed + 1))
-    found = []
-    for variant in (logits, logits + noise * void):
-        leaf = variant.clone().requires_grad_()
-        value = make()(leaf, target)
-        value.backward()
-        assert leaf.grad is not None
-        assert not leaf.grad[void.expand_as(logits)].any()
-        found.append((value, leaf.grad))
-    torch.testing.assert_close(*found)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_jaccard_score_of_a_class_is_d_over_2_minus_d(kind: str) -> None:
+    logits, target = random_batch(kind)
+    target[(target != 1) & (target != VOID)] = VOID  # one class is present
+    if kind == "overlapping":
+        logits, target = logits[:, :1], target[:, :1]
+    dice = 1 - Dice(smooth=0)(logits, target)
+    torch.testing.assert_close(1 - Jaccard(smooth=0)(logits, target), dice / (2 - dice))
 
 
-@each_term
-def test_void_alone_gives_0_and_finite_gradients(make: Callable[[], Term]) -> None:
-    logits = random_batch()[0].requires_grad_()
-    value = make()(logits, torch.full((2, 6, 7), VOID))
-    value.backward()
-    assert float(value.detach()) == 0
-    assert logits.grad is not None
-    assert not logits.grad.any()
+def test_one_vs_all_is_the_same_target_as_labels_that_do_not_overlap() -> None:
+    logits, target = random_batch("exclusive")
+    labels = F.one_hot(target.long(), 256)[..., :4].permute(0, 3, 1, 2)
+    labels[(target == VOID).unsqueeze(1).expand_as(labels)] = VOID
+    for make in ("bce", "bce balanced", "focal sigmoid"):
+        term = TERMS[make]()
+        torch.testing.assert_close(term(logits, target), term(logits, labels))
 
 
-# ---- precision and gradients
-
-
-@each_term
-def test_gradients_are_those_of_the_values(make: Callable[[], Term]) -> None:
-    logits, target = random_batch(classes=3)
-    leaf = logits[:, :, :3, :3].double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: make()(x, target[:, :3, :3]), leaf)
-
-
-@each_term
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(make: Callable[[], Term], dtype: torch.dtype) -> None:
-    logits, target = random_batch()
-    value = make()(logits.to(dtype), target)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, make()(logits, target), rtol=0.02, atol=0.01)
-    torch.testing.assert_close(value, make()(logits.to(dtype).float(), target))
-
-
-@each_term
-@pytest.mark.parametrize("confidence", [80.0, 1e4])
-def test_certainty_right_or_wrong_is_finite(make: Callable[[], Term], confidence: float) -> None:
-    target = torch.randint(0, 3, (1, 5, 5), generator=torch.Generator().manual_seed(0))
-    for shift in (0, 1):
-        logits = confidence * F.one_hot((target + shift) % 3, 3).permute(0, 3, 1, 2).float()
-        logits.requires_grad_()
-        value = make()(logits, target)
-        value.backward()
-        assert value.isfinite()
-        assert logits.grad is not None
-        assert logits.grad.isfinite().all()
-        assert (float(value.detach()) < 0.01) == (shift == 0)
-
-
-@each_term
-@given(order=st.permutations(range(4)))
-@settings(max_examples=10, deadline=None)
-def test_the_order_of_the_classes_does_not_matter(make: Callable[[], Term], order: list[int]) -> None:
-    logits, target = random_batch()
-    renumbered = torch.full((256,), VOID)
-    renumbered[:4] = torch.tensor(order).argsort()
-    torch.testing.assert_close(make()(logits[:, order], renumbered[target.long()]), make()(logits, target))
-
-
-@each_term
-def test_memory_order_does_not_matter(make: Callable[[], Term]) -> None:
-    logits, target = random_batch()
-    channels_last = logits.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(make()(channels_last, target), make()(logits, target))
-
-
-def test_sums_over_millions_of_pixels_stay_exact_enough() -> None:
-    """Two million pixels of one class, each given the same small probability."""
-    logits = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 1024, 2048)
-    evidence = Evidence(logits, torch.zeros(1, 1024, 2048, dtype=torch.uint8))
-    expected = 1024 * 2048 / (1 + math.exp(2))
-    assert float(evidence.intersections[0]) == pytest.approx(expected, rel=1e-3)
-    assert float(evidence.prob_sums[0]) == pytest.approx(expected, rel=1e-3)
-    assert float(evidence.true_counts[0]) == 1024 * 2048
-
-
-# ---- sums
-
-
-def test_a_sum_is_weighted_and_tells_each_terms_own_value() -> None:
-    logits, target = random_batch()
-    terms = {"ce": CrossEntropy(), "dice": Dice(), "focal": Focal()}
-    total, values = Sum(terms, {"ce": 1, "dice": 2, "focal": 0.5})(logits, target)
-    for name, term in terms.items():
-        torch.testing.assert_close(values[name], term(logits, target))
-    torch.testing.assert_close(total, values["ce"] + 2 * values["dice"] + 0.5 * values["focal"])
-
-
-def test_the_gradient_of_a_sum_is_the_sum_of_gradients() -> None:
-    logits, target = random_batch()
-    leaf = logits.clone().requires_grad_()
-    Sum({"ce": CrossEntropy(), "dice": Dice()}, {"ce": 1, "dice": 2})(leaf, target)[0].backward()
-    expected = torch.zeros_like(logits)
-    for weight, term in ((1, CrossEntropy()), (2, Dice())):
-        alone = logits.clone().requires_grad_()
-        (weight * term(alone, target)).backward()
-        assert alone.grad is not None
-        expected += alone.grad
-    torch.testing.assert_close(leaf.grad, expected)
-
-
-@pytest.mark.parametrize("weights", [{}, {"ce": 1}, {"ce": 1, "dice": 1, "focal": 1}])
-def test_terms_and_weights_must_have_the_same_names(weights: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=r"the terms are ce, dice and the weights are for .* loss\.weights\.<term>="):
-        Sum({"ce": CrossEntropy(), "dice": Dice()}, weights)
-
-
-def test_a_sum_of_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="the terms are none and the weights are for none"):
-        Sum({}, {})
-
-
-@pytest.mark.parametrize("weight", [-1, math.nan, math.inf])
-def test_wrong_weights_are_refused(weight: float) -> None:
-    with pytest.raises(UserError, match=r"loss\.weights\.ce=.*: a weight must be 0 or more"):
-        Sum({"ce": CrossEntropy()}, {"ce": weight})
-
-
-@pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf])
-def test_wrong_settings_are_refused(wrong: float) -> None:
-    with pytest.raises(UserError, match=r"loss\.terms\.dice\.smooth="):
-        Dice(smooth=wrong)
-    with pytest.raises(UserError, match=r"loss\.terms\.focal\.gamma="):
-        Focal(gamma=wrong)
-
-
-@pytest.mark.parametrize(
-    ("logits", "target"), [((2, 3, 4, 4), (2, 4, 5)), ((3, 4, 4), (3, 4)), ((2, 3, 4, 4), (2, 1, 4, 4))]
-)
-def test_wrong_shapes_are_refused(logits: tuple[int, ...], target: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"logits are \(N, C, H, W\) and targets \(N, H, W\); got "):
-        CrossEntropy()(torch.zeros(logits), torch.zeros(target, dtype=torch.long))
+def test_terms_without_a_form_for_overlapping_labels_take_a_sigmoid() -> None:
+    batch = random_batch("overlapping")
+    torch.testing.assert_close(CrossEntropy()(*batch), BinaryCrossEntropy()(*batch))
+    torch.testing.assert_close(Focal()(*batch), Focal(form="sigmoid")(*batch))
