@@ -70,6 +70,7 @@ Scores a run again, on any split. RUN is its run directory, whose own results st
 """,
     "list": """\
 segrun list [GROUP ...] [--json] [--config-dir DIR] [--timm PATTERN]
+segrun list models --cost [--size HEIGHTxWIDTH] [--encoder NAME]
 
 Lists what there is to choose from, with a line on each: all groups, or the given ones by any of their names
 (loss, losses).
@@ -78,6 +79,8 @@ Lists what there is to choose from, with a line on each: all groups, or the give
   segrun list models losses
   segrun list encoders --timm 'convnext*'            search all encoders that timm has
   segrun list losses --config-dir my_conf            with your own
+  segrun list models --cost                          parameters, operations and latency of all, on this machine
+  segrun list models --cost --size 512x1024 --encoder resnet50
 """,
     "doctor": """\
 segrun doctor [--json]

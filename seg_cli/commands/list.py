@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from seg_cli.commands.arguments import Parser
-from seg_cli.config.choices import choices, groups, nouns
+from seg_cli.config.choices import Choice, choices, groups, nouns
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
 
@@ -18,6 +19,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--config-dir", type=Path)
     parser.add_argument("--timm", metavar="PATTERN")
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--size", metavar="HEIGHTxWIDTH")
+    parser.add_argument("--encoder", metavar="NAME")
     options = parser.parse_intermixed_args(argv)
 
     if options.config_dir and not options.config_dir.is_dir():
@@ -25,6 +29,14 @@ def main(argv: Sequence[str]) -> int:
     extra = [options.config_dir] if options.config_dir else []
     if options.timm is not None:
         return _search_timm(options.groups, options.timm, options.json)
+    if options.cost or options.size or options.encoder:
+        if not options.cost or [_group(name, groups(extra)) for name in options.groups] != ["model"]:
+            flag = "--cost" if options.cost else "--size" if options.size else "--encoder"
+            raise UserError(f"{flag} is for the cost of models. Type: segrun list models --cost")
+        from seg_cli.commands import list_cost  # brings torch, so only here
+
+        size = options.size or list_cost.DEFAULT_SIZE
+        return list_cost.show(size, options.encoder, extra, options.json)
 
     wanted = [_group(name, groups(extra)) for name in options.groups] or groups(extra)
     if options.json:
@@ -33,12 +45,18 @@ def main(argv: Sequence[str]) -> int:
         return 0
     for number, group in enumerate(wanted):
         print(f"{'' if number == 0 else chr(10)}{nouns(group)[1].capitalize()}: {group}=...")
-        width = max(len(choice.name) for choice in choices(group, extra))
-        for choice in choices(group, extra):
-            print(f"  {choice.name:<{width}}  {choice.line}".rstrip())
+        for _, family in groupby(choices(group, extra), key=lambda choice: choice.name.rpartition("/")[0]):
+            _print_lines(list(family))
         if group == "encoder":
             print(_MORE_ENCODERS)
     return 0
+
+
+def _print_lines(found: Sequence[Choice]) -> None:
+    """A line on each choice, the descriptions below one another."""
+    width = max(len(choice.name) for choice in found)
+    for choice in found:
+        print(f"  {choice.name:<{width}}  {choice.line}".rstrip())
 
 
 def _group(name: str, known: Sequence[str]) -> str:

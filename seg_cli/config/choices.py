@@ -30,7 +30,7 @@ WEIGHTED_GROUPS = ("loss",)
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of a group: its name, its line of description, and its file."""
+    """One choice of a group: its name (with its folder where it lies in one), its line of description, and its file."""
 
     name: str
     line: str
@@ -49,12 +49,16 @@ def groups(extra: Iterable[Path] = ()) -> list[str]:
 
 
 def choices(group: str, extra: Iterable[Path] = ()) -> list[Choice]:
-    """The choices of a group by name, with those of ``extra`` config folders. Our own win, as in Hydra."""
+    """The choices of a group by name, with those of ``extra`` config folders. Our own win, as in Hydra.
+
+    A group's folder may hold folders, as ``model/smp/unet.yaml`` for ``model=smp/unet``: their choices come last.
+    """
     found: dict[str, Path] = {}
     for folder in (conf_dir(), *extra):
-        for path in (folder / group).glob("*.yaml"):
-            found.setdefault(path.stem, path)
-    return [Choice(name, _first_comment(path), path) for name, path in sorted(found.items())]
+        for path in (folder / group).rglob("*.yaml"):
+            found.setdefault(path.relative_to(folder / group).with_suffix("").as_posix(), path)
+    names = sorted(found, key=lambda name: ("/" in name, name))
+    return [Choice(name, _first_comment(found[name]), found[name]) for name in names]
 
 
 def _first_comment(path: Path) -> str:

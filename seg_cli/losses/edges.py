@@ -22,20 +22,23 @@ class EdgeLoss(Term):
     """Binary cross-entropy of the edges, in which edges and all else weigh the same in total.
 
     Mean over the pixels that count of ``-b y log s - (1 - b) (1 - y) log (1 - s)``, b being the share of pixels in the
-    batch that are no edges, as in Xie and Tu (2015), arXiv:1504.06375, equation 2. A pixel is a true edge if there is
-    another label within ``width`` pixels of it, across, down or diagonally. Pixels with void within ``width`` do not
-    count: the boundary may run through it.
+    batch that are no edges, as in Xie and Tu (2015), arXiv:1504.06375, equation 2. A pixel is a true edge if there are
+    two labels within ``width`` pixels of it, across, down or diagonally. Void is no label: a pixel that has void and a
+    single label around it does not count, since a boundary may run through the void, and void itself does not.
 
     Args:
-        width: pixels, 1 or more; true edges are twice as wide.
+        width: pixels, 1 or more; true edges are twice as wide. Where masks have void along every boundary, it must
+            be wider than that by 1 or more, or there are no true edges: 6 for Pascal VOC.
 
     Raises:
-        ValueError: for a width below 1.
+        ValueError: for a width that is no whole number of 1 or more.
     """
 
     def __init__(self, *, width: int = 2) -> None:
         super().__init__()
-        self.width = int(check_number("width", width, low=1))
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            raise ValueError(f"width={width}: it must be a whole number of 1 or more.")
+        self.width = width
 
     def compute(self, evidence: Evidence) -> Tensor:
         edges = _edges_of(evidence, self, "edge")
@@ -46,7 +49,6 @@ class EdgeLoss(Term):
         total = counts.sum().clamp(min=1)
         share = (truth * counts).sum() / total
         weights = counts * torch.where(truth > 0, 1 - share, share)
-        # The larger of a logit's two sides is computed from the smaller one, so that certainty is finite.
         return F.binary_cross_entropy_with_logits(edges, truth, weights, reduction="sum") / total
 
 
@@ -55,9 +57,9 @@ class DualTask(Term):
 
     From classes to edges (equation 5): mean of ``|z - z_true|`` over the pixels where either is above
     ``boundary_threshold``. z is how steep the probabilities are, ``|grad(G * p)| / sqrt(2)``, with a Gaussian G and the
-    length taken over all classes and both directions (equation 4); z_true is the same of the mask. On a straight
-    boundary z_true is 0.4 / ``sigma``, and nowhere is z above 0.71. Pixels near void, from where the Gaussian reaches
-    it, do not count.
+    length taken over all classes and both directions (equation 4); z_true is the same of the mask. Beside a straight
+    boundary z_true is 0.32 with a ``sigma`` of 1, and nowhere is z above 0.71, where each pixel has one label. Void
+    does not count, and is the same hole in p and in the mask, so that beside it z is z_true where p is right.
 
     From edges to classes (equation 6): cross-entropy, mean over the valid pixels where the predicted edge is surer than
     ``edge_threshold``. No gradient goes to the edges.
@@ -91,10 +93,8 @@ class DualTask(Term):
     def boundaries(self, evidence: Evidence) -> Tensor:
         """From classes to edges."""
         truth = torch.stack([evidence.truth(index) for index in range(evidence.num_classes)], 1)
-        radius = math.ceil(3 * self.sigma)
         predicted, true = steepness(evidence.probs, self.sigma), steepness(truth, self.sigma)  # (N, 1, H, W)
-        void = _void(evidence.target)
-        counts = (torch.maximum(predicted, true) > self.boundary_threshold) & ~_within(void, radius + 1)
+        counts = (torch.maximum(predicted, true) > self.boundary_threshold) & ~_void(evidence.target)
         counts = counts.to(predicted.dtype)
         return ((predicted - true).abs() * counts).sum() / counts.sum().clamp(min=1)
 
@@ -113,13 +113,17 @@ def true_edges(target: Tensor, width: int) -> tuple[Tensor, Tensor]:
         width: pixels; how far the other label may be, across, down or diagonally.
 
     Returns:
-        (N, 1, H, W) booleans: there is another label within the width; there is no void within the width.
+        (N, 1, H, W) booleans: there are two labels within the width; the pixel is not void, and there is no void within
+        the width, or there are two labels all the same.
     """
     labels = target.float() if target.ndim == 4 else target.float().unsqueeze(1)
-    size = 2 * width + 1
-    highest = F.max_pool2d(labels, size, 1, width)
-    lowest = -F.max_pool2d(-labels, size, 1, width)
-    return (highest != lowest).any(1, keepdim=True), ~_within(_void(target), width)
+    size, is_void = 2 * width + 1, labels == VOID
+    highest = F.max_pool2d(labels.masked_fill(is_void, -1), size, 1, width)
+    lowest = -F.max_pool2d(-labels.masked_fill(is_void, VOID), size, 1, width)
+    edges = (highest > lowest).any(1, keepdim=True)  # where all is void, the highest is below the lowest
+    void = _void(target)
+    near_void = F.max_pool2d(void.float(), size, 1, width) > 0
+    return edges, ~void & (edges | ~near_void)
 
 
 def steepness(maps: Tensor, sigma: float) -> Tensor:
@@ -130,11 +134,12 @@ def steepness(maps: Tensor, sigma: float) -> Tensor:
     radius = math.ceil(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
     gaussian = torch.softmax(-offsets.square() / (2 * sigma**2), 0)
-    slope = F.pad(gaussian, (0, 2)) - F.pad(gaussian, (2, 0))  # the Gaussian, then half of right minus left
-    smooth, slope = F.pad(gaussian, (1, 1)), slope / 2
-    squares = _along(_along(maps, slope, -1), smooth, -2).square() + _along(_along(maps, smooth, -1), slope, -2).square()
-    # The small number keeps the root's gradient finite where nothing changes.
-    return (squares.sum(1, keepdim=True) / 2 + 1e-12).sqrt()
+    slope = (F.pad(gaussian, (2, 0)) - F.pad(gaussian, (0, 2))) / 2  # half the difference of the neighbours, smoothed
+    with torch.autocast(maps.device.type, enabled=False):  # which would convolve in half precision
+        across = _along(_along(maps, slope, -1), gaussian, -2)
+        down = _along(_along(maps, slope, -2), gaussian, -1)
+    squares = (across.square() + down.square()).sum(1, keepdim=True) / 2
+    return (squares + 1e-12).sqrt()  # the small number keeps the root's gradient finite where nothing changes
 
 
 def _along(maps: Tensor, taps: Tensor, axis: int) -> Tensor:
@@ -165,8 +170,3 @@ def _void(target: Tensor) -> Tensor:
     """(N, 1, H, W) booleans: where a pixel is void, for one class or more where labels overlap."""
     void = target == VOID
     return void.any(1, keepdim=True) if target.ndim == 4 else void.unsqueeze(1)
-
-
-def _within(mask: Tensor, distance: int) -> Tensor:
-    """Which pixels have one of the mask within a distance, across, down or diagonally."""
-    return F.max_pool2d(mask.float(), 2 * distance + 1, 1, distance) > 0

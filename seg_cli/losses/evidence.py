@@ -145,7 +145,7 @@ class Exclusive(Evidence):
     def sum_over_truth(self, values: Tensor) -> Tensor:
         # Each row of pixels is summed apart, and the rows then: added one by one, millions of values drift by percents.
         if self.num_classes == 2:
-            one = torch.linalg.vecdot(values, self._labels).sum(1)
+            one = (values * self._labels).sum(2).sum(1)
             return torch.stack((values.sum(2).sum(1) - one, one), 1)
         rows = values.new_zeros(*values.shape[:2], self.num_classes)
         return rows.scatter_add(2, self.classes, values).sum(1)
@@ -161,11 +161,13 @@ class Exclusive(Evidence):
 
     def smooth_log_prob(self, weights: Tensor | None) -> Tensor:
         # log p_c = x_c - lse, and lse = x_true - log p_true: no second log-softmax is needed.
-        weights = self.logits.new_ones(self.num_classes) if weights is None else weights
-        weights, logits = weights.to(self.dtype), self.logits.to(self.dtype)
-        true_logit = logits.gather(1, self.classes.unsqueeze(1)).squeeze(1)
-        weighted = torch.einsum("nchw,c->nhw", logits, weights)
-        total = weighted - weights.sum() * (true_logit - self.true_log_prob)
+        logits = self.logits.to(self.dtype)
+        lse = logits.gather(1, self.classes.unsqueeze(1)).squeeze(1) - self.true_log_prob
+        if weights is None:
+            total = logits.sum(1) - self.num_classes * lse
+        else:
+            weights = weights.to(self.dtype)
+            total = (logits * weights.view(1, -1, 1, 1)).sum(1) - weights.sum() * lse
         return total * self.valid / self.num_classes
 
     def one_vs_all(self) -> "Overlapping":

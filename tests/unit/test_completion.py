@@ -15,15 +15,15 @@ from seg_cli.commands.completion import candidates, script
     [
         ("segrun do", ["doctor"]),
         ("segrun mo", ["model=", "model."]),
-        ("segrun model=u", ["model=unet"]),
-        ("segrun +model=u", ["+model=unet"]),
+        ("segrun model=unet_p", ["model=unet_paper"]),
+        ("segrun +model=unetp", ["+model=unetpp"]),
         ("segrun loss=ce+di", ["loss=ce+dice"]),
         ("segrun loss=ce+2*di", ["loss=ce+2*dice"]),
-        ("segrun -m model=unet,dee", ["model=unet,deeplabv3plus"]),
+        ("segrun -m model=unet,deeplabv3p", ["model=unet,deeplabv3plus"]),
         ("segrun -m loss=ce,ce+di", ["loss=ce,ce+dice"]),
         ("segrun loader.b", ["loader.batch_size="]),
         ("segrun loss=dice+focal loss.terms.", ["loss.terms.dice.", "loss.terms.focal."]),
-        ("segrun loss=dice loss.terms.dice.s", ["loss.terms.dice.smooth="]),
+        ("segrun loss=dice loss.terms.dice.sm", ["loss.terms.dice.smooth="]),
         ("segrun data=camvid data.r", ["data.root="]),
         (
             "segrun eval ",
@@ -42,6 +42,7 @@ from seg_cli.commands.completion import candidates, script
         ("segrun train se", ["seed="]),
         ("segrun list los", ["losses"]),
         ("segrun list --j", ["--json"]),
+        ("segrun list models --c", ["--config-dir", "--cost"]),
         ("segrun --multi", ["--multirun"]),
         ("segrun nonsense=", []),
     ],
@@ -67,8 +68,8 @@ def test_hydra_is_not_imported() -> None:
     ("line", "words", "expected"),
     [
         ("segrun mod", ["segrun", "mod"], "model=|model."),
-        ("segrun model=u", ["segrun", "model", "=", "u"], "unet"),
-        ("segrun loss=ce+d", ["segrun", "loss", "=", "ce+d"], "ce+dice"),
+        ("segrun model=unetp", ["segrun", "model", "=", "unetp"], "unetpp"),
+        ("segrun loss=ce+di", ["segrun", "loss", "=", "ce+di"], "ce+dice"),
         ("segrun dat", ["segrun", "dat"], "data=|data."),
     ],
 )

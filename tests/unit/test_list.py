@@ -1,6 +1,7 @@
 """``segrun list``."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,14 @@ def test_every_choice_has_a_line() -> None:
     for group in groups():
         for choice in choices(group):
             assert choice.line, f"{choice.path} must begin with a comment that describes it"
-            assert len(choice.line) <= 100
+            assert len(choice.line) < 110
 
 
 @pytest.mark.parametrize("name", ["loss", "losses", "Losses"])
 def test_a_group_goes_by_any_of_its_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["list", name]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Losses: loss=...\n  ce")
+    assert out.startswith("Losses: loss=...\n  bce ")
     assert "unet" not in out
 
 
@@ -33,6 +34,29 @@ def test_all_groups_as_json_with_a_config_dir(tmp_path: Path, capsys: pytest.Cap
     assert list(found) == groups()
     assert found["model"]["mine"] == "My own network"
     assert "unet" in found["model"]
+
+
+def test_choices_in_folders_come_last_each_folder_with_a_column_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["list", "models"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    names = [line.split()[0] for line in lines]
+    assert names == sorted(names, key=lambda name: ("/" in name, name))
+    assert {name.partition("/")[0] for name in names if "/" in name} == {"own", "smp", "torchvision", "transformers"}
+    assert "model/" not in "".join(names)
+    for folder in ("smp", "torchvision"):
+        rows = [line for line in lines if line.split()[0].startswith(f"{folder}/")]
+        assert len({re.match(r"  \S+ +", row).end() for row in rows}) == 1  # type: ignore[union-attr]
+    assert lines[names.index("smp/fpn")].startswith("  smp/fpn            SMP's feature pyramid network (Kirillov 2019")
+
+
+def test_choices_in_folders_of_ones_own_take_part(tmp_path: Path) -> None:
+    (tmp_path / "model" / "mine").mkdir(parents=True)
+    (tmp_path / "model" / "mine" / "net.yaml").write_text("# My own network\n")
+    (tmp_path / "model" / "smp").mkdir()
+    (tmp_path / "model" / "smp" / "unet.yaml").write_text("# Not this one\n")
+    found = {choice.name: choice.line for choice in choices("model", [tmp_path])}
+    assert found["mine/net"] == "My own network"
+    assert found["smp/unet"] == choices("model")[[c.name for c in choices("model")].index("smp/unet")].line
 
 
 def test_timm_is_searched_for_encoders_only(capsys: pytest.CaptureFixture[str]) -> None:
