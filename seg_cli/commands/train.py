@@ -117,9 +117,9 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(config, dict)
     # Hydra lists the groups from the last to the first.
     chosen = reversed(HydraConfig.get().runtime.choices.items())
-    choices = {"model": ""} | {group: choice for group, choice in chosen if "hydra/" not in group and choice is not None}
-    # What was built counts: encoder.name=NAME takes any timm model, whichever file it started from, and some models have
-    # an encoder of their own.
+    choices = {"model": ""} | {group: choice for group, choice in chosen if "hydra/" not in group and choice}
+    # What was built counts: encoder.name=NAME takes any timm model, whichever file it started from, and some models
+    # have an encoder of their own.
     encoder = config["model"].get("encoder")
     built = encoder.get("name", "own") if isinstance(encoder, Mapping) else "own"
     config["choices"] = choices | {"encoder": built, "tta": "none"}

@@ -23,8 +23,8 @@ class Boundary(Term):
 
     It is meant for a sum with a loss of regions, such as ``dice``, since it has next to no gradient where nothing of a
     class is predicted, and with a weight that grows while training goes on: ``loss.weights.boundary={_target_:
-    seg_cli.losses.Ramp, start: 0.01, end: 0.1, epochs: 20}``. Its values are pixels: a weight of 1 drowns the other loss
-    unless objects are small. The maps are computed on the CPU.
+    seg_cli.losses.Ramp, start: 0.01, end: 0.1, epochs: 20}``. Its values are pixels: a weight of 1 drowns the other
+    loss unless objects are small. The maps are computed on the CPU.
     """
 
     def compute(self, evidence: Evidence) -> Tensor:

@@ -7,6 +7,7 @@ logits and nothing else, and the terms are 0 then, so that a validation loss hol
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ class EdgeLoss(Term):
     Raises:
         ValueError: for a width that is no whole number of 1 or more.
     """
+
+    needs_edges = True
 
     def __init__(self, *, width: int = 2) -> None:
         super().__init__()
@@ -77,6 +80,8 @@ class DualTask(Term):
     Raises:
         ValueError: for settings outside these bounds.
     """
+
+    needs_edges = True
 
     def __init__(self, *, sigma: float = 1.0, boundary_threshold: float = 0.05, edge_threshold: float = 0.8) -> None:
         super().__init__()
@@ -132,23 +137,28 @@ def steepness(maps: Tensor, sigma: float) -> Tensor:
     It is divided by the square root of 2, since where one class ends another begins (equation 4). Borders replicate.
     """
     radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
-    gaussian = torch.softmax(-offsets.square() / (2 * sigma**2), 0)
-    slope = (F.pad(gaussian, (2, 0)) - F.pad(gaussian, (0, 2))) / 2  # half the difference of the neighbours, smoothed
-    with torch.autocast(maps.device.type, enabled=False):  # which would convolve in half precision
-        across = _along(_along(maps, slope, -1), gaussian, -2)
-        down = _along(_along(maps, slope, -2), gaussian, -1)
+    heights = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
+    gaussian = [height / sum(heights) for height in heights]
+    # Half the difference of a pixel's neighbours, smoothed: the Gaussian, shifted by one to either side.
+    slope = [(one - other) / 2 for one, other in zip([0, 0, *gaussian], [*gaussian, 0, 0], strict=True)]
+    across = _along(_along(maps, slope, -1), gaussian, -2)
+    down = _along(_along(maps, slope, -2), gaussian, -1)
     squares = (across.square() + down.square()).sum(1, keepdim=True) / 2
     return (squares + 1e-12).sqrt()  # the small number keeps the root's gradient finite where nothing changes
 
 
-def _along(maps: Tensor, taps: Tensor, axis: int) -> Tensor:
-    """Correlate every channel with the taps along an axis, -1 or -2."""
-    n, c, h, w = maps.shape
-    reach = len(taps) // 2
-    padding = (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach)
-    padded = F.pad(maps.reshape(n * c, 1, h, w), padding, mode="replicate")
-    return F.conv2d(padded, taps.view(1, 1, 1, -1) if axis == -1 else taps.view(1, 1, -1, 1)).view(n, c, h, w)
+def _along(maps: Tensor, taps: Sequence[float], axis: int) -> Tensor:
+    """Correlate every map with the taps along an axis; the border is repeated.
+
+    It is written as shifts since the gradients of PyTorch's padding and convolutions are not deterministic on CUDA.
+    """
+    reach, size = len(taps) // 2, maps.shape[axis]
+    first, last = maps.narrow(axis, 0, 1), maps.narrow(axis, size - 1, 1)
+    padded = torch.cat([*[first] * reach, maps, *[last] * reach], axis)
+    total = torch.zeros_like(maps)
+    for start, tap in enumerate(taps):
+        total = torch.add(total, padded.narrow(axis, start, size), alpha=tap)
+    return total
 
 
 def _edges_of(evidence: Evidence, term: Term, name: str) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seg_cli.models.blocks import ConvNormAct, Head, SeparableConvNormAct, crop_to, init_decoder
+from seg_cli.models.deeplabv3 import ASPP
 from seg_cli.models.encoder import Encoder
 
 
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.low_level = encoder.level(stride=4)
-        self.aspp = ASPP(encoder.channels[-1], channels, rates, dropout)
+        self.aspp = ASPP(encoder.channels[-1], channels, rates, dropout, separable=True)
         self.up = encoder.upsampling(upsample, channels, encoder.strides[-1], 4)
         self.reduce = ConvNormAct(encoder.channels[self.low_level], low_level_channels, 1)
         self.refine = nn.Sequential(
@@ -82,32 +83,3 @@ class Decoder(nn.Module):
         x = self.aspp(features[-1])  # (N, 256, H/16, W/16)
         low = self.reduce(features[self.low_level])  # (N, 48, H/4, W/4)
         return self.refine(torch.cat((self.up(x, positions), low), 1))
-
-
-class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: 1x1, three atrous rates and the image's mean, side by side, then merged."""
-
-    def __init__(self, inputs: int, channels: int, rates: Sequence[int], dropout: float) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(
-            [ConvNormAct(inputs, channels, 1), *(SeparableConvNormAct(inputs, channels, dilation=r) for r in rates)]
-        )
-        # No batch norm here: it cannot be estimated from a batch of one image's mean.
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, channels, 1), nn.ReLU(inplace=True))
-        self.merge = nn.Sequential(ConvNormAct((len(rates) + 2) * channels, channels, 1), nn.Dropout2d(dropout))
-
-    def start_from_centers(self) -> None:
-        """Zero all but the central tap of the atrous kernels.
-
-        On crops smaller than an atrous rate the outer taps see nothing but padding, and stay as they were initialised.
-        On larger images they do see the image, and as zeros they then do no harm.
-        """
-        for branch in self.branches[1:]:
-            kernels = next(branch.parameters()).data  # (inputs, 1, 3, 3), of the depthwise convolution
-            centers = kernels[:, :, 1, 1].clone()
-            kernels.zero_()
-            kernels[:, :, 1, 1] = centers
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = self.pooled(x).expand(-1, -1, *x.shape[-2:])
-        return self.merge(torch.cat([*(branch(x) for branch in self.branches), pooled], 1))

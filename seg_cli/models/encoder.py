@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from seg_cli.errors import UserError
 from seg_cli.models.blocks import Normalize, pad_to_multiple, resize
+from seg_cli.models.dilation import dilate_chain
 from seg_cli.models.upsample import KINDS, Pool, Upsample
 
 
@@ -94,8 +95,8 @@ class Encoder(nn.Module):
         """The feature maps, and by stride after each pooling that a decoder undoes: where its maxima were.
 
         Positions are what ``F.max_unpool2d`` takes. There are none unless a decoder has asked for them, by
-        ``upsampling("max_unpool", ...)``. With ``depth`` only the first so many maps come back, and where the network is
-        a chain of layers, no more is computed. The other arguments are those of ``forward``.
+        ``upsampling("max_unpool", ...)``. With ``depth`` only the first so many maps come back, and where the network
+        is a chain of layers, no more is computed. The other arguments are those of ``forward``.
         """
         x = self._pad(self.normalize(images))
         shallow = depth is not None and isinstance(self.body, FeatureListNet)
@@ -179,10 +180,16 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"encoder.name={name}: timm has no such model.{hint} See: segrun list encoders.")
-    options = _any_size(name) | ({} if output_stride == 32 else {"output_stride": output_stride})
+    is_chain = name.startswith("vgg")  # timm does not dilate these
+    options = _any_size(name) | ({} if output_stride == 32 or is_chain else {"output_stride": output_stride})
     try:
         with _offline_hub() if download and not _hub_answers() else nullcontext():
-            return timm.create_model(name, pretrained=download, features_only=True, in_chans=in_channels, **options)
+            body = timm.create_model(name, pretrained=download, features_only=True, in_chans=in_channels, **options)
+        if is_chain:
+            dilate_chain(body.children(), output_stride)
+            for level in cast(Any, body).feature_info.info:
+                level["reduction"] = min(level["reduction"], output_stride)
+        return body
     except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:
         wanted = f" at output stride {output_stride}" if output_stride != 32 else ""
         reason = f" ({error})" if str(error) else ""

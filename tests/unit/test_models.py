@@ -23,6 +23,7 @@ CLASSES = 5
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 # What makes a model small enough for tests, where a small encoder does not or cannot.
 SMALL: dict[str, tuple[str, ...]] = {
+    "deeplabv3_cascade": ("encoder.name=resnet10t",),
     "deconvnet": ("encoder.name=vgg11_bn", "model.bottleneck=16"),
     "segnet": ("encoder.name=vgg11_bn",),
     "segnet_basic": ("model.channels=16",),
@@ -225,9 +226,7 @@ def test_the_padding_is_cut_off_again(architecture: type[nn.Module]) -> None:
 
 
 @every_model
-def test_images_may_have_other_channels(
-    build: Callable[..., nn.Module], compose_config: Compose, name: str
-) -> None:
+def test_images_may_have_other_channels(build: Callable[..., nn.Module], compose_config: Compose, name: str) -> None:
     has_encoder = "encoder" in compose_config(f"model={name}").model
     model = build(name, "+model.encoder.in_channels=4" if has_encoder else "model.in_channels=4").eval()
     with torch.no_grad():
