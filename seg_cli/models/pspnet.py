@@ -98,10 +98,11 @@ class PyramidPooling(nn.Module):
         # All levels by one matrix product: the map is read once, and unlike that of PyTorch's adaptive pooling the
         # gradient on CUDA is deterministic.
         weights = torch.cat([part_weights(size, count, x) for count in self.bins])  # (1 + 4 + 9 + 36, h*w)
-        means = (x.flatten(2) @ weights.T).split([count**2 for count in self.bins], 2)  # (N, C, count*count) each
+        means = weights @ x.flatten(2).transpose(1, 2)  # (N, 1 + 4 + 9 + 36, C)
+        parts = means.split([count**2 for count in self.bins], 1)  # (N, count*count, C) each
         levels = [
-            resize(conv(mean.unflatten(2, (count, count))), size)
-            for conv, mean, count in zip(self.convs, means, self.bins, strict=True)
+            resize(conv(part.transpose(1, 2).unflatten(2, (count, count))), size)
+            for conv, part, count in zip(self.convs, parts, self.bins, strict=True)
         ]
         return torch.cat((x, *levels), 1)  # (N, 2C, h, w)
 

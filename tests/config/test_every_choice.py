@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from seg_cli.commands.build import build, build_model
@@ -70,7 +70,8 @@ def test_its_settings_can_be_changed_one_by_one(compose_config: Compose, group: 
     """A setting of a group is a plain key, so that ``group.key=value`` needs no plus sign."""
     for choice in choices(group):
         settings = compose_config(f"{group}={choice.name}")[group]
-        for key, value in settings.items():
+        for key in settings:
+            value = None if OmegaConf.is_missing(settings, key) else settings[key]
             if isinstance(value, int | float):
                 assert compose_config(f"{group}={choice.name}", f"{group}.{key}={value}")[group][key] == value
 
