@@ -33,8 +33,9 @@ def run(cfg: DictConfig) -> float | None:
         config["data"]["root"] = request["data"]["root"]
     dataset: Dataset = build(config, "data")
     splits = _splits(request["split"], dataset)
-    if isinstance(config["model"].get("encoder"), dict):
-        config["model"]["encoder"]["weights"] = "none"  # the checkpoint has them all
+    for place in (config["model"], config["model"].get("encoder")):
+        if isinstance(place, dict) and "weights" in place:
+            place["weights"] = "none"  # the checkpoint has them all
     config["precision"]["channels_last"] = request["precision"]["channels_last"]
     model = build_model(config, dataset.labels.num_classes)
     checkpoint = trained.best_checkpoint if request["checkpoint"] == "best" else trained.last_checkpoint

@@ -1,5 +1,6 @@
 """``segrun --help`` and ``segrun VERB --help``, written by hand; only the choices are read from conf/."""
 
+import re
 import textwrap
 
 from seg_cli.config.choices import choices, groups
@@ -104,7 +105,7 @@ def _groups() -> str:
     lines = ["Groups and their choices (segrun list says more)"]
     width = max(map(len, groups()))
     for group in groups():
-        names = ", ".join(choice.name for choice in choices(group))
+        names = ", ".join(dict.fromkeys(re.sub("/.*", "/...", choice.name) for choice in choices(group)))
         head = f"  {group:<{width}}  "
         lines.append(textwrap.fill(names, 100, initial_indent=head, subsequent_indent=" " * len(head)))
     return "\n".join(lines) + "\n"

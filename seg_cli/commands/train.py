@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> float | None:
     task = build_task(config, model, dataset)
     data = build_data(config, dataset)
     image_size = _check_crop(console, config, dataset)
-    cost = {"parameters": count_parameters(model), "flops": _try_out(model, image_size)}
+    cost = {"parameters": count_parameters(model), "flops": _try_out(model, dataset.labels.num_classes, image_size)}
     class_weights = fit_class_weights(task.loss, dataset, workers=data.workers)
 
     run_directory = open_run(config)
@@ -216,16 +216,31 @@ def _check_crop(console: Console, config: Mapping[str, Any], dataset: Dataset) -
     return height, width
 
 
-def _try_out(model: nn.Module, image_size: tuple[int, int]) -> int:
-    """FLOPs of an image; it is the first time that the model sees one, and some encoders do not take every size."""
+def _try_out(model: nn.Module, num_classes: int, image_size: tuple[int, int]) -> int:
+    """FLOPs of an image; it is the first time that the model sees one.
+
+    Some encoders do not take every size, and modules of the user's may give something else than logits.
+    """
+    shapes: list[tuple[int, ...]] = []
+    hook = model.register_forward_hook(lambda _, __, output: shapes.append(tuple(getattr(output, "shape", ()))))
     try:
-        return count_flops(model, image_size)
+        flops = count_flops(model, image_size)
     except (AssertionError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
+        own = not isinstance(getattr(model, "encoder", None), nn.Module)
+        instead = "It is given uint8 pixel values." if own else "Choose another encoder: segrun list encoders."
         raise UserError(
-            f"model: it does not take images of {image_size[0]}x{image_size[1]} (height x width): {reason}. "
-            "Choose another encoder: segrun list encoders."
+            f"model: it does not take images of {image_size[0]}x{image_size[1]} (height x width): {reason}. {instead}"
         ) from error
+    finally:
+        hook.remove()
+    if shapes != [(1, num_classes, *image_size)]:
+        found = f"a tensor of {shapes[0]}" if shapes and shapes[0] else "no tensor"
+        raise UserError(
+            f"model: for an image of {image_size[0]}x{image_size[1]} it returned {found}. In evaluation a model "
+            f"returns logits at the image's size, {(1, num_classes, *image_size)} here."
+        )
+    return flops
 
 
 def _print_opening(

@@ -61,11 +61,14 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> SegrunError 
 
 def _missing_choice(error: MissingConfigException) -> str:
     path = error.missing_cfg_file or ""
-    group, _, name = path.rpartition("/")
+    # A choice may lie in a folder of its group: smp/unet of the group model, not unet of a group model/smp.
+    group = next((known for known in groups() if path.startswith(f"{known}/")), path.rpartition("/")[0])
+    name = path.removeprefix(f"{group}/")
     if not group:
         return f"There is no config named '{path}'. segrun brings train and eval."
     one, several = nouns(group)
-    options = list(error.options or (choice.name for choice in choices(group)))
+    found = error.options or [] if path.rpartition("/")[0] == group else []  # Hydra looked into the last folder alone
+    options = list(dict.fromkeys([*found, *(choice.name for choice in choices(group))]))
     listed = f" See: segrun list {several}" if group in groups() else ""
     if not name:
         return f"{group}=: a {one} is missing behind the '='. {_options(several, options)}{listed}"
@@ -85,7 +88,9 @@ def _missing_choice(error: MissingConfigException) -> str:
 
 
 def _options(several: str, options: Iterable[str]) -> str:
-    return f"{several.capitalize()}: {', '.join(options) or 'none yet'}."
+    """The choices by name; of a folder's, which are many, the folder alone."""
+    shown = dict.fromkeys(re.sub("/.*", "/...", option) for option in options)
+    return f"{several.capitalize()}: {', '.join(shown) or 'none yet'}."
 
 
 def _not_a_name(overrides: Sequence[str]) -> str | None:

@@ -181,9 +181,9 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"encoder.name={name}: timm has no such model.{hint} See: segrun list encoders.")
     is_chain = name.startswith("vgg")  # timm does not dilate these
-    options = _any_size(name) | ({} if output_stride == 32 or is_chain else {"output_stride": output_stride})
+    options = any_size(name) | ({} if output_stride == 32 or is_chain else {"output_stride": output_stride})
     try:
-        with _offline_hub() if download and not _hub_answers() else nullcontext():
+        with _offline_hub() if download and not hub_answers() else nullcontext():
             body = timm.create_model(name, pretrained=download, features_only=True, in_chans=in_channels, **options)
         if is_chain:
             dilate_chain(body.children(), output_stride)
@@ -209,7 +209,7 @@ def _create(name: str, in_channels: int, output_stride: int, download: bool) -> 
         ) from None
 
 
-def _any_size(name: str) -> dict[str, Any]:
+def any_size(name: str) -> dict[str, Any]:
     """The options with which a transformer that was built for one size of image takes others, where it can."""
     settings = timm.get_pretrained_cfg(name)
     if settings is None or not settings.fixed_input_size:
@@ -278,7 +278,7 @@ def _find_pools(body: nn.Module) -> dict[str, Pool]:
 _HALVES = ((2, 2, 0), (3, 2, 1))
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether timm's hub can be reached; its client would retry for most of a minute before saying that it cannot."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True  # a proxy resolves and connects for us

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from seg_cli.data.loading import Batch
+from seg_cli.errors import UserError
 from seg_cli.losses import Sum
 from seg_cli.metrics.confusion import count, predict_labels, score
 from seg_cli.models.outputs import Outputs
@@ -45,6 +46,12 @@ class SegmentationTask(pl.LightningModule):
         encoder_lr_factor: float,
     ) -> None:
         super().__init__()
+        for name, term in loss.terms.items():
+            if getattr(term, "needs_edges", False) and not getattr(model, "gives_edges", False):
+                raise UserError(
+                    f"loss.terms.{name}: it needs a model that finds edges, and this one finds none. "
+                    f"Type model=gscnn, or leave '{name}' out of the loss."
+                )
         self.model, self.loss = model, loss
         self.class_names = list(class_names)
         self.make_optimizer, self.schedule, self.encoder_lr_factor = (

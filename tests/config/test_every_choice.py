@@ -45,7 +45,8 @@ def make_everything(config: dict[str, Any], folder: Path) -> None:
 @pytest.mark.parametrize("choice", FILES)
 def test_it_composes_and_makes_what_it_names(compose_config: Compose, tmp_path: Path, choice: str) -> None:
     group, _, name = choice.partition("/")
-    cfg = compose_config(f"{group}={name}", "encoder.weights=none")
+    finds_edges = ["model=gscnn"] if choice in ("loss/edge", "loss/dual_task") else []
+    cfg = compose_config(f"{group}={name}", "encoder.weights=none", *finds_edges)
     validate(cfg)
     make_everything(resolve(cfg), tmp_path)
 

@@ -354,7 +354,7 @@ def test_a_checkpoint_that_holds_no_weights_is_refused(tmp_path: Path, content: 
 
 def test_imagenet_weights_out_of_reach_name_three_ways_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is random in silence."""
-    monkeypatch.setattr(encoder_module, "_hub_answers", lambda: False)
+    monkeypatch.setattr(encoder_module, "hub_answers", lambda: False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError) as refusal:
         Encoder(NAME, weights="imagenet")
@@ -369,9 +369,9 @@ def test_a_hub_that_refuses_connections_does_not_answer(monkeypatch: pytest.Monk
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens
-    assert not encoder_module._hub_answers()
+    assert not encoder_module.hub_answers()
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert encoder_module._hub_answers()
+    assert encoder_module.hub_answers()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 12])
