@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seg_cli.errors import UserError
 from seg_cli.models.upsample import Upsample
 
 
@@ -17,6 +18,9 @@ class Normalize(nn.Module):
 
     Args:
         mean, std: one a channel, for pixel values in 0..1.
+
+    Raises:
+        UserError: on use, if an image has another number of channels.
     """
 
     scale: Tensor
@@ -30,6 +34,12 @@ class Normalize(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1] != self.scale.shape[1]:
+            raise UserError(
+                f"in_channels={self.scale.shape[1]}: the images have {images.shape[1]} channels. Type "
+                f"model.in_channels={images.shape[1]}, or +model.encoder.in_channels={images.shape[1]} for a model on a "
+                "timm encoder."
+            )
         return images * self.scale + self.shift
 
 

@@ -226,6 +226,20 @@ def test_the_padding_is_cut_off_again(architecture: type[nn.Module]) -> None:
 
 
 @every_model
+def test_images_of_other_channels_than_the_model_takes_are_refused(build: Callable[..., nn.Module], name: str) -> None:
+    with torch.no_grad(), pytest.raises(UserError, match=r"^in_channels=3: the images have 4 channels\."):
+        build(name).eval()(torch.zeros(1, 4, 40, 40, dtype=torch.uint8))
+
+
+@every_model
+@pytest.mark.slow
+def test_it_compiles_to_the_same(build: Callable[..., nn.Module], name: str) -> None:
+    model, images = build(name).eval(), pictures(2, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend="aot_eager")(images), model(images))
+
+
+@every_model
 def test_images_may_have_other_channels(build: Callable[..., nn.Module], compose_config: Compose, name: str) -> None:
     has_encoder = "encoder" in compose_config(f"model={name}").model
     model = build(name, "+model.encoder.in_channels=4" if has_encoder else "model.in_channels=4").eval()
