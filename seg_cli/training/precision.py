@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from seg_cli.errors import UserError
 
@@ -48,3 +49,21 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def shield_dilated_depthwise(model: nn.Module) -> None:
+    """Keep a fault of PyTorch's CPU library away from the gradients of a model.
+
+    In bfloat16 and channels-last order, oneDNN (torch 2.12) gives depthwise convolutions with dilation wrong gradients
+    of their weights on maps from about 24x32 on, some of them from memory that was never written. In the other memory
+    order they are right, so these layers get their input and their weights in that one.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.dilation) > 1:
+            weight = layer.weight.data
+            layer.weight.data = torch.empty_like(weight, memory_format=torch.contiguous_format).copy_(weight)
+            layer.register_forward_pre_hook(_in_plain_order)
+
+
+def _in_plain_order(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous() if x.device.type == "cpu" else x for x in inputs)

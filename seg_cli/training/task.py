@@ -14,6 +14,7 @@ from seg_cli.errors import UserError
 from seg_cli.losses import Sum
 from seg_cli.metrics.confusion import count, predict_labels, score
 from seg_cli.models.outputs import Outputs
+from seg_cli.training.precision import shield_dilated_depthwise
 from seg_cli.training.schedules import Schedule
 
 
@@ -52,6 +53,7 @@ class SegmentationTask(pl.LightningModule):
                     f"loss.terms.{name}: it needs a model that finds edges, and this one finds none. "
                     f"Type model=gscnn, or leave '{name}' out of the loss."
                 )
+        shield_dilated_depthwise(model)
         self.model, self.loss = model, loss
         self.class_names = list(class_names)
         self.make_optimizer, self.schedule, self.encoder_lr_factor = (

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from seg_cli.errors import UserError
 from seg_cli.training import precision
@@ -47,3 +48,21 @@ def test_names_and_types(mode: str, name: str, dtype: torch.dtype | None) -> Non
 def test_asking_this_cpu_gives_an_answer() -> None:
     assert precision.cpu_has_bf16() in (True, False)
     assert precision.has_bf16(CPU) == precision.cpu_has_bf16()
+
+
+def test_gradients_of_dilated_depthwise_convolutions_in_bfloat16_are_right() -> None:
+    """Without the shield they are off by their own size, in channels-last order and at this size of map."""
+    torch.manual_seed(0)
+    images = torch.randn(4, 480, 24, 32).contiguous(memory_format=torch.channels_last)
+    model = nn.Sequential(nn.Conv2d(480, 480, 3, padding=2, dilation=2, groups=480), nn.ReLU(), nn.Conv2d(480, 8, 1))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision.shield_dilated_depthwise(model)
+    gradients = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = model(images)
+        logits.float().square().mean().backward()
+        gradients.append(model[0].weight.grad.clone())
+    exact, found = gradients
+    assert float((found - exact).abs().max() / exact.abs().max()) < 0.05
