@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## train DeepLabV3+ on drawn scenes and score it: 4 minutes 
 	$(BIN)/segrun model=deeplabv3plus loss=dice+focal
 
 test: $(INSTALLED)  ## all tests but the slow ones: at most 10 minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 test-slow: $(INSTALLED)  ## tests that take minutes each
 	$(BIN)/python -m pytest -m slow

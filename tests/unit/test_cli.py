@@ -52,7 +52,10 @@ WRONG = [
     (["unet"], "unet: an option is written as key=value. Type: segrun model=unet"),
     (["model=unett"], "model=unett: there is no model 'unett'. Did you mean 'unet'? Models: cunet, deconvnet, "),
     (["loss=dise"], "loss=dise: there is no loss 'dise'. Did you mean 'dice'? Losses: bce, boundary, ce, dice, "),
-    (["loss=ce+2*diec"], "loss=ce+2*diec: there is no loss 'diec'. Did you mean 'dice'? Losses: bce, boundary, ce, dice, "),
+    (
+        ["loss=ce+2*diec"],
+        "loss=ce+2*diec: there is no loss 'diec'. Did you mean 'dice'? Losses: bce, boundary, ce, dice, ",
+    ),
     (["loss=ce+ce"], "loss=ce+ce: 'ce' stands there more than once."),
     (["data=camvit"], "there is no dataset 'camvit'. Did you mean 'camvid'? Datasets: camvid, "),
     (["model="], "model=: a model is missing behind the '='"),
