@@ -13,9 +13,9 @@ MODELS = ("fcn8s", "segnet", "unet", "unetpp", "fpn", "pspnet", "deeplabv3", "de
 
 @pytest.mark.slow
 def test_a_matrix_of_architectures_runs_as_it_is(segrun: Callable[..., Outcome], shared: Path) -> None:
-    options = (f"data.root={shared / 'data' / 'camvid'}", "loader.crop=[224,288]", "logger=none")
-    options += ("trainer.max_epochs=1", "trainer.limit_batches=1")
-    done = segrun("-m", f"model={','.join(MODELS)}", "data=camvid", *options)
+    root = f"data.root={shared / 'data' / 'camvid'}"
+    options = ("loader.crop=[224,288]", "trainer.max_epochs=1", "trainer.limit_batches=1", "logger=none")
+    done = segrun("-m", f"model={','.join(MODELS)}", "data=camvid", root, *options)
     assert done.status == 0, done.err
     runs = sorted(Path("outputs/camvid").iterdir(), key=lambda run: int(run.name.rpartition("_")[2]))
     assert [Run.open(run).results["choices"]["model"] for run in runs] == list(MODELS)

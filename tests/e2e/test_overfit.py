@@ -28,18 +28,20 @@ WINDOWS = (  # split, frame, top, left: four videos, ten of the eleven classes
 )
 """Chosen, and enlarged, so that each architecture can pass. Logits of which one stands for 32x32 pixels, when fitted to
 these masks by themselves and interpolated bilinearly, reach 0.92, and 0.95 for 16x16. Poles are what is left out: in
-whole frames the same logits reach an IoU of 0.1 to 0.4 for them, and 0.74 and 0.85 over all classes."""
+central crops of 224x288 the same logits reach an IoU of 0.14 and 0.37 for them, and 0.74 and 0.85 over all classes."""
+
+FROM_SCRATCH = ("optimizer.lr=5e-3", "loss.terms.ce.weights=[7,0.4,1,0.5,0.8,0.9,4,1.1,1.3,16,1.6]")
+"""These classifiers from random weights take no notice of the 313 pixels of pedestrians, 0.6% of all, while classes
+weigh by their pixels; the weights are about those of ``balanced`` for these windows."""
 
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "cunet": (),
-    "deconvnet": ("encoder.name=vgg11_bn", "encoder.weights=none", "model.bottleneck=256"),
+    "deconvnet": ("encoder.name=vgg11_bn", "encoder.weights=none", "model.bottleneck=256", *FROM_SCRATCH),
     "deeplabv3_cascade": ("encoder.name=resnet18", "encoder.weights=none"),
-    "segnet": ("encoder.name=vgg11_bn", "encoder.weights=none"),
-    "segnet_basic": (),
+    "segnet": ("encoder.name=vgg11_bn", "encoder.weights=none", *FROM_SCRATCH),
     "stacked_unet": ("model.channels=32", "model.outputs=[64,128,192,256]"),
-    "unet_paper": ("model.channels=16",),
+    "unet_paper": ("model.channels=16", *FROM_SCRATCH),
 }
-"""Others stand on tf_efficientnet_lite0 with ImageNet weights; these do not take it, or are from scratch."""
+"""What these need in place of tf_efficientnet_lite0 with ImageNet weights, or to be cheap enough for a CPU."""
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,8 @@ def pictures(shared: Path) -> tuple[Tensor, Tensor]:
         masks.append(torch.tensor(sample.mask[window]))
     size = (HEIGHT * ENLARGED, WIDTH * ENLARGED)
     enlarged = resize(torch.stack(images).float(), size).round().to(torch.uint8)
-    masks = torch.stack(masks).repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
-    return enlarged.contiguous(memory_format=torch.channels_last), masks
+    enlarged_masks = torch.stack(masks).repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
+    return enlarged.contiguous(memory_format=torch.channels_last), enlarged_masks
 
 
 def overfit(config: DictConfig, images: Tensor, masks: Tensor) -> Scores:
@@ -63,11 +65,11 @@ def overfit(config: DictConfig, images: Tensor, masks: Tensor) -> Scores:
     torch.manual_seed(0)
     names = CamVid.labels.names
     task = SegmentationTask(
-        build_model(config, len(names)),  # type: ignore[arg-type]
-        build(config, "loss"),  # type: ignore[arg-type]
+        build_model(config, len(names)),
+        build(config, "loss"),
         class_names=names,
-        make_optimizer=build_partial(config, "optimizer"),  # type: ignore[arg-type]
-        schedule=build(config, "scheduler"),  # type: ignore[arg-type]
+        make_optimizer=build_partial(config, "optimizer"),
+        schedule=build(config, "scheduler"),
         encoder_lr_factor=1.0,
     ).train()
     optimizer = task.make_optimizer(parameter_groups(task.model, 1.0))
