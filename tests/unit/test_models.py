@@ -27,6 +27,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "deconvnet": ("encoder.name=vgg11_bn", "model.bottleneck=16"),
     "segnet": ("encoder.name=vgg11_bn",),
     "segnet_basic": ("model.channels=16",),
+    "unet_paper": ("model.channels=8",),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 Compose = Callable[..., DictConfig]
@@ -48,8 +49,7 @@ def pictures(count: int, height: int, width: int) -> Tensor:
 
 
 @every_model
-@pytest.mark.parametrize("encoder", ["resnet10t", "convnext_atto"])
-@pytest.mark.parametrize("size", [(64, 64), (97, 131)])
+@pytest.mark.parametrize(("encoder", "size"), [("resnet10t", (64, 64)), ("convnext_atto", (97, 131))])
 def test_logits_have_the_size_of_the_image(
     build: Callable[..., nn.Module], name: str, encoder: str, size: tuple[int, int]
 ) -> None:
