@@ -55,7 +55,10 @@ def test_without_lins_convolutions_it_is_as_large_as_smps(encoder: str) -> None:
 
 @pytest.mark.parametrize(("encoder", "millions", "giga"), [("resnet50d", 28.5, 45.6), ("resnet101d", 47.5, 65.1)])
 def test_with_them_it_has_the_size_that_is_published(encoder: str, millions: float, giga: float) -> None:
-    """As quoted from PVT v2 (arXiv:2106.13797), at second hand: 150 classes, multiply-adds at 512x512, three 3x3 in the ResNet's stem."""
+    """Quoted at second hand from PVT v2 (arXiv:2106.13797).
+
+    150 classes, multiply-adds at 512x512, three 3x3 in the ResNet's stem.
+    """
     with torch.device("meta"):
         model = FPN(encoder=Encoder(encoder), num_classes=150)
     assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.06)

@@ -38,7 +38,10 @@ def test_the_pyramid_is_as_large_as_smps() -> None:
 
 
 def test_it_has_the_size_that_is_published() -> None:
-    """As quoted from SegFormer (arXiv:2105.15203), at second hand: 150 classes, multiply-adds at 512x512, the deep stem of ResNet-D."""
+    """Quoted at second hand from SegFormer (arXiv:2105.15203).
+
+    150 classes, multiply-adds at 512x512, the deep stem of ResNet-D.
+    """
     with torch.device("meta"):
         model = PSPNet(encoder=Encoder("resnet101d", output_stride=8), num_classes=150).eval()
         with FlopCounterMode(display=False) as counter:
