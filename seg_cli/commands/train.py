@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> float | None:
     task = build_task(config, model, dataset)
     data = build_data(config, dataset)
     image_size = _check_crop(console, config, dataset)
-    cost = {"parameters": count_parameters(model), "flops": _try_out(model, dataset.labels.num_classes, image_size)}
+    cost = {"parameters": count_parameters(model), "flops": _try_out(model, dataset, image_size)}
     class_weights = fit_class_weights(task.loss, dataset, workers=data.workers)
 
     run_directory = open_run(config)
@@ -206,7 +206,7 @@ def open_loggers(config: Mapping[str, Any], directory: Run) -> Iterator[list[Log
 
 def _check_crop(console: Console, config: Mapping[str, Any], dataset: Dataset) -> tuple[int, int]:
     """The size of the dataset's first image; says so if crops are larger."""
-    height, width = dataset.splits["train"][0].mask.shape
+    height, width = dataset.splits["train"][0].size
     crop = config["loader"]["crop"]
     if crop and (crop[0] > height or crop[1] > width):
         console.print(
@@ -216,7 +216,7 @@ def _check_crop(console: Console, config: Mapping[str, Any], dataset: Dataset) -
     return height, width
 
 
-def _try_out(model: nn.Module, num_classes: int, image_size: tuple[int, int]) -> int:
+def _try_out(model: nn.Module, dataset: Dataset, image_size: tuple[int, int]) -> int:
     """FLOPs of an image; it is the first time that the model sees one.
 
     Some encoders do not take every size, and modules of the user's may give something else than logits.
@@ -224,7 +224,7 @@ def _try_out(model: nn.Module, num_classes: int, image_size: tuple[int, int]) ->
     shapes: list[tuple[int, ...]] = []
     hook = model.register_forward_hook(lambda _, __, output: shapes.append(tuple(getattr(output, "shape", ()))))
     try:
-        flops = count_flops(model, image_size)
+        flops = count_flops(model, image_size, dataset.channels)
     except (AssertionError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         own = not isinstance(getattr(model, "encoder", None), nn.Module)
@@ -234,11 +234,12 @@ def _try_out(model: nn.Module, num_classes: int, image_size: tuple[int, int]) ->
         ) from error
     finally:
         hook.remove()
-    if shapes != [(1, num_classes, *image_size)]:
+    expected = (1, dataset.labels.num_classes, *image_size)
+    if shapes != [expected]:
         found = f"a tensor of {shapes[0]}" if shapes and shapes[0] else "no tensor"
         raise UserError(
             f"model: for an image of {image_size[0]}x{image_size[1]} it returned {found}. In evaluation a model "
-            f"returns logits at the image's size, {(1, num_classes, *image_size)} here."
+            f"returns logits at the image's size, {expected} here."
         )
     return flops
 

@@ -4,12 +4,13 @@ Brostow, Fauqueur, Cipolla: Semantic object classes in video (2009); Badrinaraya
 arXiv:1511.00561, for the split and the 11 classes.
 """
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from seg_cli.data.files import FilePairs, Pair, hash_files
+from seg_cli.data.files import FileDataset, Pair
+from seg_cli.data.images import ImageReader
 from seg_cli.data.labels import VOID, LabelSpace
-from seg_cli.data.sample import Split
+from seg_cli.data.masks import read_index
 from seg_cli.errors import UserError
 
 LABELS = LabelSpace(
@@ -25,7 +26,7 @@ LABELS = LabelSpace(
 )
 
 
-class CamVid:
+class CamVid(FileDataset):
     """The three splits, each a folder of images beside a folder of masks.
 
     ``root/train/*.jpg|png`` with ``root/trainannot/*.png``, and ``val`` and ``test`` alike; where ``root/train.txt``
@@ -33,14 +34,13 @@ class CamVid:
 
     Args:
         root: the folder that holds the splits.
+        classes: see ``LabelSpace.choose``.
 
     Raises:
         UserError: if the folder, a split, an image or a mask is missing; says what was looked for, and where.
     """
 
-    labels = LABELS
-
-    def __init__(self, *, root: str) -> None:
+    def __init__(self, *, root: str, classes: Mapping | None = None) -> None:
         folder = Path(root).expanduser()
         if not folder.is_dir():
             raise UserError(
@@ -48,12 +48,8 @@ class CamVid:
                 f"{folder}/train, {folder}/trainannot and so on for val and test. Type data.root=DIR, or set "
                 "SEGRUN_DATA to the folder that holds camvid/."
             )
-        self._pairs = {split: _find_pairs(folder, split) for split in ("train", "val", "test")}
-        self.splits: dict[str, Split] = {split: FilePairs(pairs, LABELS) for split, pairs in self._pairs.items()}
-
-    def fingerprint(self) -> str:
-        splits = {split: hash_files(pairs) for split, pairs in self._pairs.items()}
-        return hashlib.sha256(repr(splits).encode()).hexdigest()
+        pairs = {split: _find_pairs(folder, split) for split in ("train", "val", "test")}
+        super().__init__(pairs, LABELS, classes=classes, read_image=ImageReader(), read_mask=read_index)
 
 
 def _find_pairs(root: Path, split: str) -> list[Pair]:
@@ -76,4 +72,4 @@ def _find_pairs(root: Path, split: str) -> list[Pair]:
                 f"{folder}: {len(missing)} of the {len(stems)} samples of '{split}' have no {what} here, "
                 f"the first is '{missing[0]}'" + (f" (listed in {listing})." if listing.is_file() else ".")
             )
-    return [Pair(images[stem], masks[stem], stem, stem.partition("_")[0]) for stem in stems]
+    return [Pair(images[stem], (masks[stem],), stem, stem.partition("_")[0]) for stem in stems]

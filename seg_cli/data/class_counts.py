@@ -96,11 +96,11 @@ def content_key(dataset: Dataset, split: str) -> str:
     digest = hashlib.sha256(repr(identity).encode())
     samples = dataset.splits[split]
     if isinstance(samples, FilePairs):
-        for pair in samples.pairs:
+        for path in (path for pair in samples.pairs for path in pair.masks):
             try:
-                digest.update(hashlib.sha256(pair.mask.read_bytes()).digest())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
             except OSError as error:
-                raise UserError(f"{pair.mask}: the mask cannot be read ({error.strerror}).") from None
+                raise UserError(f"{path}: the mask cannot be read ({error.strerror}).") from None
     return digest.hexdigest()
 
 

@@ -1,88 +1,122 @@
-"""Images and masks in files: reading them, and refusing the broken ones by name."""
+"""Datasets of files: pairs of an image and its mask, read on demand, and refused by name where they are broken."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from seg_cli.data.labels import LabelSpace
-from seg_cli.data.sample import Sample
+from seg_cli.data.sample import Sample, Split
 from seg_cli.errors import UserError
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Where an image and its mask lie, what the sample is called, and the group it belongs to."""
+    """Where an image and its mask lie, what the sample is called, and the group it belongs to.
+
+    ``masks`` is one file as a rule; several where each class or object has a file of its own.
+    """
 
     image: Path
-    mask: Path
+    masks: tuple[Path, ...]
     name: str
     group: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.image, *self.masks)
 
 
 class FilePairs:
     """A split whose samples are pairs of files.
+
+    Args:
+        pairs: the samples, in order.
+        labels: what the raw values of masks mean.
+        read_image: file -> (H, W, B), see ``images.ImageReader``.
+        read_mask: pair -> raw mask, see ``masks.MaskReader``.
 
     Raises:
         UserError: on reading, if a file is missing or broken, the mask has another size than its image, or the mask
             holds values that ``labels`` does not define.
     """
 
-    def __init__(self, pairs: Sequence[Pair], labels: LabelSpace) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        labels: LabelSpace,
+        *,
+        read_image: Callable[[Path], np.ndarray],
+        read_mask: Callable[[Pair], np.ndarray],
+    ) -> None:
         self.pairs, self.labels = pairs, labels
+        self.read_image, self.read_mask = read_image, read_mask
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image = read_image(pair.image)
-        raw = read_mask(pair.mask)
-        if raw.shape != image.shape[:2]:
+        image, mask = self.read_image(pair.image), self.mask(index)
+        if mask.shape[-2:] != image.shape[:2]:
             raise UserError(
-                f"{pair.mask}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels and its image {pair.image} is "
-                f"{image.shape[1]}x{image.shape[0]} (width x height). A mask must have the size of its image."
+                f"{_masks_of(pair)}: the mask is {mask.shape[-1]}x{mask.shape[-2]} pixels and its image {pair.image} "
+                f"is {image.shape[1]}x{image.shape[0]} (width x height). A mask must have the size of its image."
             )
-        return Sample(image, self.labels.encode(raw, str(pair.mask)), pair.name, pair.group)
+        return Sample(image, mask, pair.name, pair.group)
 
     def mask(self, index: int) -> np.ndarray:
-        """The mask of a sample alone, (H, W) uint8; its image is not read."""
+        """The mask of a sample alone, as ``Sample.mask``; its image is not read."""
         pair = self.pairs[index]
-        return self.labels.encode(read_mask(pair.mask), str(pair.mask))
+        return self.labels.encode(self.read_mask(pair), _masks_of(pair))
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8 RGB. Raises UserError if it cannot be read."""
-    return _read(path, "image", mode="RGB")
+class FileDataset:
+    """What datasets of files have in common: each finds its pairs and says what they mean; the rest is here.
 
+    Args:
+        pairs: split -> its pairs.
+        labels: the classes and the raw values, before ``classes``.
+        classes: ``data.classes``: ``merge``, ``ignore`` and ``only``, as ``LabelSpace.choose`` takes them.
+        channels: bands of an image.
+        read_image, read_mask: as ``FilePairs`` takes them.
 
-def read_mask(path: Path) -> np.ndarray:
-    """A mask file as (H, W) uint8 label values; of a palette image, the indices and not the colours.
-
-    Raises UserError if it cannot be read or is not an 8-bit index mask.
+    Raises:
+        UserError: if ``classes`` names what is not there.
     """
-    mask = _read(path, "mask", mode=None)
-    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
-        raise UserError(
-            f"{path}: expected a mask of one 8-bit label value a pixel, found {mask.dtype} with shape {mask.shape}."
-        )
-    return mask.astype(np.uint8, copy=False)
+
+    def __init__(
+        self,
+        pairs: Mapping[str, Sequence[Pair]],
+        labels: LabelSpace,
+        *,
+        classes: Mapping | None = None,
+        channels: int = 3,
+        read_image: Callable[[Path], np.ndarray],
+        read_mask: Callable[[Pair], np.ndarray],
+    ) -> None:
+        self.labels = choose_classes(labels, classes)
+        self.channels = channels
+        self._pairs = dict(pairs)
+        self.splits: dict[str, Split] = {
+            split: FilePairs(found, self.labels, read_image=read_image, read_mask=read_mask)
+            for split, found in pairs.items()
+        }
+
+    def fingerprint(self) -> str:
+        """A hash of what the files hold, whatever folder they lie in."""
+        splits = {split: hash_files(pairs) for split, pairs in self._pairs.items()}
+        return hashlib.sha256(repr(splits).encode()).hexdigest()
 
 
-def _read(path: Path, what: str, mode: str | None) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture if mode is None or picture.mode == mode else picture.convert(mode))
-    except FileNotFoundError:
-        raise UserError(f"{path}: the {what} is not there any more.") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: this {what} is not an image file that can be read.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = "is truncated" if "truncated" in str(error) else f"cannot be read ({error})"
-        raise UserError(f"{path}: the {what} {reason}. Copy the file again, or leave it out of the split.") from None
+def choose_classes(labels: LabelSpace, classes: Mapping | None) -> LabelSpace:
+    """The label space after ``data.classes``. Raises UserError for a setting or a class that is not there."""
+    unknown = [key for key in classes or {} if key not in ("merge", "ignore", "only")]
+    if unknown:
+        raise UserError(f"data.classes.{unknown[0]}: there is no such setting. Settings: merge, ignore, only.")
+    return labels.choose(**(classes or {}))
 
 
 def hash_files(pairs: Sequence[Pair]) -> str:
@@ -93,7 +127,14 @@ def hash_files(pairs: Sequence[Pair]) -> str:
     digest = hashlib.sha256()
     for pair in pairs:
         digest.update(pair.name.encode())
-        for path in (pair.image, pair.mask):
+        for path in pair.files:
             with path.open("rb") as file:
                 digest.update(path.stat().st_size.to_bytes(8, "little") + file.read(4096))
     return digest.hexdigest()
+
+
+def _masks_of(pair: Pair) -> str:
+    """The mask files of a pair as a message names them."""
+    if len(pair.masks) == 1:
+        return str(pair.masks[0])
+    return f"{pair.image} ({len(pair.masks)} mask files)"

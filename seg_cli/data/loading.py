@@ -21,8 +21,9 @@ class Batch:
     """Samples as tensors.
 
     Attributes:
-        images: (N, 3, H, W) uint8 in channels_last memory order; the model normalises them on the device.
-        masks: (N, H, W) uint8, class indices or ``VOID``.
+        images: (N, B, H, W) in channels_last memory order, uint8, or float32 in 0..255 where files have finer steps;
+            the model normalises them on the device.
+        masks: (N, H, W) uint8, class indices or ``VOID``; where labels overlap (N, C, H, W) uint8 of 0, 1 and ``VOID``.
         names, groups: one a sample.
     """
 
@@ -82,7 +83,7 @@ class _TrainingSamples(Dataset):
 
     def __getitem__(self, draw: Draw) -> Sample:
         rng = np.random.default_rng((self.seed, draw.epoch, draw.sample))
-        return self.augment(self.split[draw.sample], self.crop, rng)
+        return self.augment(self.split, draw.sample, self.crop, rng)
 
 
 class _ScoringSamples(Dataset):
@@ -150,14 +151,15 @@ def start_worker(worker: int) -> None:
 
 def collate_padded(samples: list[Sample]) -> Batch:
     """Stack samples; smaller ones are filled up at the right and bottom with void."""
-    height = max(sample.mask.shape[0] for sample in samples)
-    width = max(sample.mask.shape[1] for sample in samples)
-    images = np.zeros((len(samples), height, width, 3), np.uint8)
-    masks = np.full((len(samples), height, width), VOID, np.uint8)
+    height = max(sample.size[0] for sample in samples)
+    width = max(sample.size[1] for sample in samples)
+    first = samples[0]
+    images = np.zeros((len(samples), height, width, first.image.shape[2]), first.image.dtype)
+    masks = np.full((len(samples), *first.mask.shape[:-2], height, width), VOID, np.uint8)
     for i, sample in enumerate(samples):
-        h, w = sample.mask.shape
+        h, w = sample.size
         images[i, :h, :w] = sample.image
-        masks[i, :h, :w] = sample.mask
+        masks[i, ..., :h, :w] = sample.mask
     return Batch(
         torch.from_numpy(images).permute(0, 3, 1, 2),
         torch.from_numpy(masks),
@@ -168,7 +170,7 @@ def collate_padded(samples: list[Sample]) -> Batch:
 
 def collate_by_size(samples: list[Sample]) -> list[Batch]:
     """One ``Batch`` for each size of image among the samples, in order of first appearance."""
-    by_size: dict[tuple[int, ...], list[Sample]] = {}
+    by_size: dict[tuple[int, int], list[Sample]] = {}
     for sample in samples:
-        by_size.setdefault(sample.mask.shape, []).append(sample)
+        by_size.setdefault(sample.size, []).append(sample)
     return [collate_padded(group) for group in by_size.values()]

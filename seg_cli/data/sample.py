@@ -13,8 +13,9 @@ class Sample:
     """An image and its mask.
 
     Attributes:
-        image: (H, W, 3) uint8, RGB.
-        mask: (H, W) uint8, class indices or ``VOID``.
+        image: (H, W, B) of B bands, uint8, or float32 in 0..255 where the file holds finer steps; RGB where B is 3.
+        mask: (H, W) uint8, class indices or ``VOID``; where labels overlap (C, H, W) uint8, a plane of 0, 1 or ``VOID``
+            for each class.
         name: what messages, tables and pictures call it; unique in its split.
         group: what it is correlated with (the video it is a frame of); statistics resample groups.
     """
@@ -24,9 +25,17 @@ class Sample:
     name: str
     group: str = ""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)"""
+        return self.image.shape[0], self.image.shape[1]
+
 
 class Split(Protocol):
-    """The samples of one split; reading one has no side effect and depends on the index alone."""
+    """The samples of one split; reading one has no side effect and depends on the index alone.
+
+    A split that also has ``mask(index)`` can give the mask of a sample without reading its image.
+    """
 
     def __len__(self) -> int: ...
 
@@ -38,11 +47,13 @@ class Dataset(Protocol):
 
     Attributes:
         labels: the classes.
+        channels: bands of an image.
         splits: ``train``, ``val`` and ``test`` (and others where a dataset has them). They are complete when the
             constructor returns: missing folders, files and pairs have been reported as a ``UserError`` by then.
     """
 
     labels: LabelSpace
+    channels: int
     splits: dict[str, Split]
 
     def fingerprint(self) -> str:

@@ -42,6 +42,7 @@ class Shapes:
     """
 
     labels = LABELS
+    channels = 3
 
     def __init__(
         self,

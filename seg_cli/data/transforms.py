@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from seg_cli.data.labels import VOID
-from seg_cli.data.sample import Sample
+from seg_cli.data.sample import Sample, Split
 from seg_cli.errors import UserError
 
 Size = tuple[int, int]
@@ -59,21 +59,22 @@ class Augment:
         self.geometry = [step for step in steps.values() if hasattr(step, "matrix")]
         self.color = [step for step in steps.values() if hasattr(step, "recolor")]
 
-    def __call__(self, sample: Sample, crop: Size | None, rng: np.random.Generator) -> Sample:
-        """Augment one sample.
+    def __call__(self, split: Split, index: int, crop: Size | None, rng: np.random.Generator) -> Sample:
+        """Augment one sample of a split.
 
         Args:
-            sample: any size.
+            split, index: which sample; it may have any size.
             crop: (height, width) of the result; None keeps the sample's size.
             rng: all randomness comes from here, so that a sample is a function of its seed.
 
         Returns:
             A new sample of size ``crop``; pixels from outside the image are 0 in the image and ``VOID`` in the mask.
         """
+        sample = split[index]
         linear = np.eye(2)
         for step in self.geometry:
             linear = step.matrix(rng) @ linear
-        image, mask = _crop_affine(sample.image, sample.mask, linear, crop or sample.mask.shape, rng)
+        image, mask = _crop_affine(sample.image, sample.mask, linear, crop or sample.size, rng)
         for step in self.color:
             image = step.recolor(image, rng)
         return replace(sample, image=image, mask=mask)

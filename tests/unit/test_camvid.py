@@ -179,7 +179,7 @@ BROKEN = [
     (truncated_jpeg, "the image is truncated"),
     (truncated_png, "the mask is truncated"),
     (other_size, "the mask is 32x20 pixels and its image {root}/val/0001TP_val1.jpg is 64x48 (width x height)"),
-    (undefined_label, "label values that the dataset does not define: 77 (4 pixels). Defined are: 0, 1, 2, "),
+    (undefined_label, "label values that the dataset does not define: 77 (4 pixels). Defined are: 0 to 11."),
     (no_image, "this image is not an image file that can be read"),
     (color_mask, "expected a mask of one 8-bit label value a pixel, found uint8 with shape (48, 64, 3)"),
 ]

@@ -8,11 +8,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from seg_cli.data.files import Pair, hash_files, read_image, read_mask
+from seg_cli.data.files import Pair, hash_files
+from seg_cli.data.images import ImageReader
+from seg_cli.data.masks import read_index
 from seg_cli.errors import UserError
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+read_image = ImageReader()
 MASK = np.kron(np.arange(6).reshape(2, 3), np.ones((10, 10))).astype(np.uint8)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    return read_index(Pair(path, (path,), "m"))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1"])
@@ -84,9 +91,9 @@ def test_what_is_no_image_or_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_hash_is_of_what_files_hold_and_not_of_where_they_lie(tmp_path: Path) -> None:
     def write(folder: str, picture: np.ndarray, name: str = "a") -> list[Pair]:
         (tmp_path / folder).mkdir()
-        pair = Pair(tmp_path / folder / "image.png", tmp_path / folder / "mask.png", name)
+        pair = Pair(tmp_path / folder / "image.png", (tmp_path / folder / "mask.png",), name)
         Image.fromarray(picture).save(pair.image)
-        Image.fromarray(MASK).save(pair.mask)
+        Image.fromarray(MASK).save(pair.masks[0])
         return [pair]
 
     here = hash_files(write("here", PICTURE))

@@ -61,7 +61,7 @@ def test_paint_uses_the_colours_and_draws_void_black() -> None:
         (("a", "b"), (RED,), {}, "2 class names and 1 colours"),
         (("a", "a"), (RED, RED), {}, "class names repeat: a, a"),
         (("a", "b"), (RED, RED), {5: 2}, "raw value 5 means class 2"),
-        (("a", "b"), (RED, RED), {256: 0}, "raw value 256"),
+        (("a", "b"), (RED, RED), {65536: 0}, "raw value 65536"),
     ],
 )
 def test_label_spaces_that_make_no_sense_are_refused(
@@ -69,3 +69,79 @@ def test_label_spaces_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         LabelSpace(names, colors, raw=raw)
+
+
+def test_values_of_16_bits_are_encoded() -> None:
+    labels = LabelSpace(("a", "b"), (RED, GREEN), raw={300: 0, 40000: 1})
+    np.testing.assert_array_equal(labels.encode(np.array([[300, 40000]], np.uint16), "m.png"), [[0, 1]])
+    with pytest.raises(UserError, match=r"301 \(1 pixels\)"):
+        labels.encode(np.array([[300, 301]], np.uint16), "m.png")
+
+
+def test_many_defined_values_are_told_as_ranges() -> None:
+    labels = LabelSpace([str(i) for i in range(20)], [RED] * 20)
+    with pytest.raises(UserError, match=r"Defined are: 0 to 19, 255\."):
+        labels.encode(np.array([[77]], np.uint8), "m.png")
+
+
+# data.classes
+
+STREET = LabelSpace(
+    ("Sky", "Car", "Truck", "Road"), (RED, GREEN, BLUE, (1, 2, 3)), raw={7: 0, 26: 1, 27: 2, 8: 3, 0: VOID}
+)
+RAW_STREET = np.array([[7, 26, 27, 8, 0]], np.uint8)
+
+
+def test_merged_classes_stand_where_the_first_stood_in_its_colour() -> None:
+    chosen = STREET.choose(merge={"Vehicle": ["Car", "Truck"]})
+    assert chosen.names == ("Sky", "Vehicle", "Road")
+    assert chosen.colors == (RED, GREEN, (1, 2, 3))
+    np.testing.assert_array_equal(chosen.encode(RAW_STREET, "m.png"), [[0, 1, 1, 2, VOID]])
+
+
+def test_ignored_classes_and_those_outside_only_are_void() -> None:
+    ignored = STREET.choose(ignore=["Sky"])
+    np.testing.assert_array_equal(ignored.encode(RAW_STREET, "m.png"), [[VOID, 0, 1, 2, VOID]])
+    kept = STREET.choose(merge={"Vehicle": ["Car", "Truck"]}, only=["Vehicle", "Road"])
+    assert kept.names == ("Vehicle", "Road")
+    np.testing.assert_array_equal(kept.encode(RAW_STREET, "m.png"), [[VOID, 0, 0, 1, VOID]])
+
+
+def test_nothing_chosen_changes_nothing() -> None:
+    assert STREET.choose().names == STREET.names
+    np.testing.assert_array_equal(STREET.choose().encode(RAW_STREET, "m"), STREET.encode(RAW_STREET, "m"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"ignore": ["sky"]}, "data.classes.ignore: there is no class 'sky'. Did you mean 'Sky'?"),
+        ({"merge": {"V": ["Car", "Bus"]}}, "data.classes.merge.V: there is no class 'Bus'"),
+        ({"merge": {"V": ["Car"], "W": ["Car"]}}, "data.classes.merge.W: 'Car' is already merged into 'V'"),
+        ({"merge": {"V": ["Car", "Truck"]}, "only": ["Car"]}, "data.classes.only: there is no class 'Car'"),
+        ({"only": ["Sky"], "ignore": ["Sky"]}, "leave no class at all"),
+    ],
+)
+def test_choices_that_make_no_sense_are_refused(choice: dict, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        STREET.choose(**choice)
+
+
+# Overlapping labels
+
+PLANES = np.array([[[1, 1, 0, 0]], [[0, 1, VOID, 0]], [[0, 0, 1, VOID]]], np.uint8)  # (3, 1, 4)
+ORGANS = LabelSpace(("a", "b", "c"), (RED, GREEN, BLUE), overlapping=True)
+
+
+def test_planes_of_overlapping_labels_stay_as_they_are() -> None:
+    np.testing.assert_array_equal(ORGANS.encode(PLANES, "m"), PLANES)
+
+
+def test_planes_that_mean_one_class_are_united_and_void_gives_way_to_truth() -> None:
+    united = ORGANS.choose(merge={"ab": ["a", "b"]})
+    np.testing.assert_array_equal(united.encode(PLANES, "m"), [[[1, 1, VOID, 0]], [[0, 0, 1, VOID]]])
+    np.testing.assert_array_equal(ORGANS.choose(ignore=["b"]).encode(PLANES, "m"), PLANES[[0, 2]])
+
+
+def test_the_last_of_overlapping_classes_is_painted_on_top() -> None:
+    np.testing.assert_array_equal(ORGANS.paint(PLANES)[0], [RED, GREEN, BLUE, (0, 0, 0)])

@@ -38,7 +38,7 @@ def painted(height: int, width: int, seed: int = 0, cell: int = 1) -> Sample:
 
 
 def augment(steps: Mapping[str, Geometry | Color], sample: Sample, crop: tuple[int, int] | None, seed: int) -> Sample:
-    return Augment(steps)(sample, crop, np.random.default_rng(seed))
+    return Augment(steps)([sample], 0, crop, np.random.default_rng(seed))
 
 
 def expected_image(mask: np.ndarray) -> np.ndarray:
