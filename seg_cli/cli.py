@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from seg_cli import __version__
@@ -21,7 +21,8 @@ from seg_cli.errors import SegrunError, UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_HYDRA_VERBS = ("train", "eval")
+_HYDRA_VERBS: Mapping[str, Mapping[str, str]] = {"train": {}, "eval": {}, "check": {"--sheet": "sheet=true"}}
+"""Verbs of ``conf/<verb>.yaml``, each with flags of its own and the settings that they are short for."""
 
 _TRACEBACKS = "SEGRUN_TRACEBACKS"
 """Environment variable: "1" where the user asked for tracebacks. Workers and subprocesses inherit it."""
@@ -105,14 +106,13 @@ def _completion(flag: str, rest: list[str]) -> int:
 # Hydra
 
 
-def train(cfg: "DictConfig") -> float | None:
-    """One training run. A sweep's workers import it by this name."""
-    return _job("train", cfg)
+def _task(verb: str) -> "Callable[[DictConfig], float | None]":
+    """What Hydra runs for each job of a verb; launchers send it to their workers."""
 
+    def job(cfg: "DictConfig") -> float | None:
+        return _job(verb, cfg)
 
-def evaluate(cfg: "DictConfig") -> float | None:
-    """One evaluation. A sweep's workers import it by this name."""
-    return _job("eval", cfg)
+    return job
 
 
 def _run_hydra(verb: str, argv: list[str]) -> int:
@@ -128,7 +128,8 @@ def _run_hydra(verb: str, argv: list[str]) -> int:
     from seg_cli.config import sums
 
     parser = get_args_parser()
-    flags = _parse(parser, argv)
+    switches = _HYDRA_VERBS[verb]
+    flags = _parse(parser, [switches.get(argument, argument) for argument in argv], switches)
     hydra.version.setbase("1.3")
     sums.register()
     # What hydra.main() does, but with flags that may stand anywhere, and with sys.argv left as it is: the
@@ -136,15 +137,15 @@ def _run_hydra(verb: str, argv: list[str]) -> int:
     compose_and_run(
         args=flags,
         args_parser=parser,
-        task_function=train if verb == "train" else evaluate,
+        task_function=_task(verb),
         config_path=str(conf_dir()),
         config_name=verb,
     )
     return 0
 
 
-def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    known = [flag for action in parser._actions for flag in action.option_strings]
+def _parse(parser: argparse.ArgumentParser, argv: list[str], switches: Iterable[str]) -> argparse.Namespace:
+    known = [*switches, *(flag for action in parser._actions for flag in action.option_strings)]
 
     def refuse(message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
@@ -170,7 +171,8 @@ def _job(verb: str, cfg: "DictConfig") -> float | None:
     try:
         from seg_cli.config import schema
 
-        (schema.validate if verb == "train" else schema.validate_eval)(cfg)  # before the command imports torch
+        validate = getattr(schema, "validate" if verb == "train" else f"validate_{verb}")
+        validate(cfg)  # before the command imports torch
         result: float | None = importlib.import_module(f"seg_cli.commands.{verb}").run(cfg)
         return result
     except Exception as error:

@@ -16,6 +16,7 @@ from seg_cli.errors import UserError
 _FLAGS = {
     "train": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "eval": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
+    "check": ("--sheet", "--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "list": ("--json", "--config-dir", "--timm", "--cost", "--size", "--encoder", "--help"),
     "doctor": ("--json", "--help"),
 }

@@ -14,7 +14,7 @@ from seg_cli.reports import terminal
 from seg_cli.runs.run import SCHEMA, Run
 from seg_cli.training import precision
 from seg_cli.training.checkpoints import load_model
-from seg_cli.training.fit import device_of
+from seg_cli.training.devices import device_of
 from seg_cli.training.quiet import quiet
 
 

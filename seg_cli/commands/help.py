@@ -13,6 +13,7 @@ segrun: semantic-segmentation experiments from the command line
 Verbs
   train     train a model and score its best checkpoint; what segrun does without a verb
   eval      score a run again, on any split
+  check     is a dataset sound? counts, labels, leaks, class shares, and a picture sheet
   list      what there is to choose from, with a line on each
   doctor    versions, devices, and what is missing
 
@@ -28,6 +29,7 @@ Examples
                                                     settings of the run
   segrun -m model=unet,deeplabv3plus seed=0,1,2     a run for every combination
   segrun model=unet --cfg job                       show the config, and run nothing
+  segrun check data=camvid data.root=DIR            find what is wrong with the data before training
   segrun eval run=RUN                               score a run again
 """
 
@@ -68,6 +70,20 @@ Scores a run again, on any split. RUN is its run directory, whose own results st
   segrun eval run=RUN split=[val,test] checkpoint=last
   segrun eval run=RUN data.root=DIR                  where the data is now
   segrun eval --cfg job                              all keys with their values
+""",
+    "check": """\
+segrun check [data=NAME] [KEY=VALUE ...] [--sheet] [FLAGS]
+
+Reads a whole dataset and says what is wrong with it: broken files, masks that do not fit, labels that are not
+defined, the same or nearly the same picture in two splits, groups that are spread over splits, classes that are
+missing. Shows the share of each class and the weights that follow. Leaves check.json and sheet.png in
+outputs/checks/<name>/<time>/. Exit status 1 when an error is found; warnings leave it at 0.
+
+  segrun check data=camvid data.root=DIR
+  segrun check data=camvid augment=geometry+color loader.crop=[256,256] --sheet
+                                                     draw augmented samples too
+  segrun check data=camvid samples=16 out=my_check   more pictures, in a folder of your own choice
+  segrun check --cfg job                             all keys with their values
 """,
     "list": """\
 segrun list [GROUP ...] [--json] [--config-dir DIR] [--timm PATTERN]

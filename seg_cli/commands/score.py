@@ -12,6 +12,7 @@ from seg_cli.data.loading import scoring_loader, worker_count
 from seg_cli.data.sample import Dataset
 from seg_cli.inference.evaluate import Evaluation, evaluate
 from seg_cli.metrics.confusion import score
+from seg_cli.metrics.counting import Counting
 from seg_cli.training.progress import track
 
 
@@ -38,7 +39,7 @@ def score_splits(
         )
         total = len(batches) if limit_batches is None else min(limit_batches, len(batches))
         progress = track(islice(batches, total), f"scoring {name}", total=total)
-        scored[name] = evaluate(model, progress, num_classes=dataset.labels.num_classes, device=device, dtype=dtype)
+        scored[name] = evaluate(model, progress, counting=Counting.of(dataset.labels), device=device, dtype=dtype)
     return scored
 
 
@@ -57,6 +58,7 @@ def split_results(evaluation: Evaluation, class_names: Iterable[str]) -> dict[st
             name: {key: _number(values[i]) for key, values in per_class.items()} | {"pixels": int(scores.pixels[i])}
             for i, name in enumerate(names)
         },
+        "labels": "overlapping" if evaluation.matrix.ndim == 3 else "exclusive",
         "confusion": evaluation.matrix.tolist(),
         "images": len(evaluation.names),
         "void": "ignored",

@@ -16,7 +16,10 @@ from seg_cli.config.choices import choices
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
 
-COMPONENTS = ("model", "loss", "data", "augment", "optimizer", "scheduler", "logger")
+COMPONENTS = (
+    *("model", "loss", "data", "augment", "crop", "optimizer", "scheduler"),
+    *("resize", "finetune", "average", "logger"),
+)
 """The groups whose constructors check their own keys."""
 
 
@@ -67,6 +70,7 @@ def _or(word: str | None, rule: Rule) -> Rule:
 _POSITIVE = Rule("a number > 0", lambda value: _is_number(value) and value > 0)
 _SEED = Rule("a whole number from 0 to 4294967295", lambda value: _is_whole(value) and 0 <= value < 2**32)
 _TEXT = Rule("text", _is_text)
+_TRUTH = Rule("true or false", lambda value: isinstance(value, bool))
 
 RULES: Mapping[str, Rule] = {
     "name": Rule("the name of a folder, without slashes", _is_folder_name),
@@ -87,12 +91,20 @@ RULES: Mapping[str, Rule] = {
     "trainer.max_epochs": _whole(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
     "trainer.devices": _or("auto", _whole(1)),
+    "trainer.nodes": _whole(1),
+    "trainer.strategy": _one_of("auto", "ddp", "fsdp"),
+    "trainer.sync_batchnorm": _TRUTH,
+    "trainer.accumulate": _whole(1),
+    "trainer.lr_batch": _or(None, _whole(1)),
     "trainer.gradient_clip": _or(None, _POSITIVE),
+    "trainer.compile": _TRUTH,
+    "trainer.deterministic": _TRUTH,
+    "trainer.checkpoint_minutes": _or(None, Rule("a number of minutes, 0 or more", lambda v: _is_number(v) and v >= 0)),
     "trainer.validate_every": _whole(1),
     "trainer.early_stop": _or(None, _whole(1)),
     "trainer.limit_batches": _or(None, _whole(1)),
     "precision.mode": _one_of("auto", "bf16", "fp16", "fp32"),
-    "precision.channels_last": Rule("true or false", lambda value: isinstance(value, bool)),
+    "precision.channels_last": _TRUTH,
 }
 """Keys of a training run."""
 
@@ -109,6 +121,21 @@ EVAL_RULES: Mapping[str, Rule] = {
     "limit_batches": RULES["trainer.limit_batches"],
 }
 """Keys of ``segrun eval``."""
+
+CHECK_COMPONENTS = ("data", "augment", "crop")
+"""Those of COMPONENTS that ``segrun check`` has."""
+
+CHECK_RULES: Mapping[str, Rule] = {
+    "name": RULES["name"],
+    "out": _or(None, Rule("the path of a folder", _is_text)),
+    "samples": _whole(1),
+    "sheet": Rule("true or false", lambda value: isinstance(value, bool)),
+    "draws": _whole(1),
+    "seed": _SEED,
+    "loader.crop": RULES["loader.crop"],
+    "loader.workers": RULES["loader.workers"],
+}
+"""Keys of ``segrun check``."""
 
 
 def validate(cfg: DictConfig) -> None:
@@ -129,6 +156,15 @@ def validate(cfg: DictConfig) -> None:
 def validate_eval(cfg: DictConfig) -> None:
     """Check a composed config of ``segrun eval``. Raises as ``validate`` does."""
     _check(_resolve(cfg), EVAL_RULES)
+
+
+def validate_check(cfg: DictConfig) -> None:
+    """Check a composed config of ``segrun check``. Raises as ``validate`` does."""
+    settings = _resolve(cfg)
+    for component in CHECK_COMPONENTS:
+        if component not in settings:
+            raise UserError(f"{component}: a check needs one, and the config has none. {_choose(component)}")
+    _check({key: value for key, value in settings.items() if key not in CHECK_COMPONENTS}, CHECK_RULES)
 
 
 def _resolve(cfg: DictConfig) -> dict[str, object]:

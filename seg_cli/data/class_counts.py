@@ -96,7 +96,8 @@ def content_key(dataset: Dataset, split: str) -> str:
     digest = hashlib.sha256(repr(identity).encode())
     samples = dataset.splits[split]
     if isinstance(samples, FilePairs):
-        for path in (path for pair in samples.pairs for path in pair.masks):
+        masks = dict.fromkeys(path for pair in samples.pairs for path in pair.masks)  # COCO's share one
+        for path in masks:
             try:
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
             except OSError as error:

@@ -1,12 +1,15 @@
 """Datasets of files: pairs of an image and its mask, read on demand, and refused by name where they are broken."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from seg_cli.data.cache import CACHES, Progress, StoredSamples, cache_file, leave_others, store
+from seg_cli.data.images import is_turned
 from seg_cli.data.labels import LabelSpace
 from seg_cli.data.sample import Sample, Split
 from seg_cli.errors import UserError
@@ -53,22 +56,27 @@ class FilePairs:
     ) -> None:
         self.pairs, self.labels = pairs, labels
         self.read_image, self.read_mask = read_image, read_mask
+        self.stored: StoredSamples | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
+        if self.stored is not None:
+            return Sample(self.stored.image(index), self.stored.mask(index), pair.name, pair.group)
         image, mask = self.read_image(pair.image), self.mask(index)
         if mask.shape[-2:] != image.shape[:2]:
             raise UserError(
                 f"{_masks_of(pair)}: the mask is {mask.shape[-1]}x{mask.shape[-2]} pixels and its image {pair.image} "
-                f"is {image.shape[1]}x{image.shape[0]} (width x height). A mask must have the size of its image."
+                f"is {image.shape[1]}x{image.shape[0]} (width x height). {_why(pair.image, image, mask)}"
             )
         return Sample(image, mask, pair.name, pair.group)
 
     def mask(self, index: int) -> np.ndarray:
         """The mask of a sample alone, as ``Sample.mask``; its image is not read."""
+        if self.stored is not None:
+            return self.stored.mask(index)
         pair = self.pairs[index]
         return self.labels.encode(self.read_mask(pair), _masks_of(pair))
 
@@ -82,9 +90,10 @@ class FileDataset:
         classes: ``data.classes``: ``merge``, ``ignore`` and ``only``, as ``LabelSpace.choose`` takes them.
         channels: bands of an image.
         read_image, read_mask: as ``FilePairs`` takes them.
+        cache: ``data.cache``: where decoded samples are kept, ``none``, ``ram`` or ``disk``; see ``prepare``.
 
     Raises:
-        UserError: if ``classes`` names what is not there.
+        UserError: if ``classes`` names what is not there, or there is no such cache.
     """
 
     def __init__(
@@ -96,18 +105,63 @@ class FileDataset:
         channels: int = 3,
         read_image: Callable[[Path], np.ndarray],
         read_mask: Callable[[Pair], np.ndarray],
+        cache: str = "none",
     ) -> None:
+        if cache not in CACHES:
+            raise UserError(f"data.cache={cache}: there is no such cache. Caches: {', '.join(CACHES)}.")
         self.labels = choose_classes(labels, classes)
-        self.channels = channels
-        self._pairs = dict(pairs)
-        self.splits: dict[str, Split] = {
+        self.channels, self.cache = channels, cache
+        self._files = {
             split: FilePairs(found, self.labels, read_image=read_image, read_mask=read_mask)
             for split, found in pairs.items()
         }
+        self.splits: dict[str, Split] = dict(self._files)
+
+    def prepare(
+        self,
+        splits: Sequence[str] = ("train", "val"),
+        *,
+        workers: int = 0,
+        progress: Progress = iter,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Have the samples of splits that are read again and again decoded once, where ``cache`` asks for it.
+
+        It is to be called before there are processes that read; without it, samples come from their files.
+
+        Args:
+            splits: which.
+            workers, progress, say: as ``cache.store`` takes them.
+
+        Raises:
+            UserError: if a sample cannot be read, or there is no room for all of them.
+        """
+        if self.cache == "none":
+            return
+        chosen = {split: self._files[split] for split in splits if split in self._files}
+        meanings = (sorted(self.labels.meanings.items()), self.labels.overlapping)
+        found = {}
+        for split, samples in chosen.items():
+            identity = (*meanings, samples.read_image, samples.read_mask)
+            files = [pair.files for pair in samples.pairs]
+            found[split] = cache_file(self.cache, split=split, files=files, identity=identity)
+        leave_others(found.values())
+        for split, samples in chosen.items():
+            samples.stored = None
+            samples.stored = store(
+                samples,
+                found[split],
+                cache=self.cache,
+                split=split,
+                pictures=[pair.image for pair in samples.pairs],
+                workers=workers,
+                progress=progress,
+                say=say,
+            )
 
     def fingerprint(self) -> str:
         """A hash of what the files hold, whatever folder they lie in."""
-        splits = {split: hash_files(pairs) for split, pairs in self._pairs.items()}
+        splits = {split: hash_files(samples.pairs) for split, samples in self._files.items()}
         return hashlib.sha256(repr(splits).encode()).hexdigest()
 
 
@@ -128,9 +182,18 @@ def hash_files(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         digest.update(pair.name.encode())
         for path in pair.files:
-            with path.open("rb") as file:
-                digest.update(path.stat().st_size.to_bytes(8, "little") + file.read(4096))
+            with path.open("rb", buffering=0) as file:
+                digest.update(os.fstat(file.fileno()).st_size.to_bytes(8, "little") + file.read(4096))
     return digest.hexdigest()
+
+
+def _why(path: Path, image: np.ndarray, mask: np.ndarray) -> str:
+    if mask.shape[-2:] == image.shape[1::-1] and is_turned(path):
+        return (
+            "The EXIF data of the image turn it by 90 degrees, and the mask is of the picture before that. Turn the "
+            "mask, or take the orientation out of the image (exiftool -Orientation= FILE)."
+        )
+    return "A mask must have the size of its image."
 
 
 def _masks_of(pair: Pair) -> str:

@@ -1,19 +1,23 @@
 """From a split to batches: sampling that is exact on any number of processes, and collation that copies once."""
 
+import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from seg_cli.data.augment import Augment
+from seg_cli.data.geometry import Size
 from seg_cli.data.labels import VOID
 from seg_cli.data.sample import Sample, Split
-from seg_cli.data.transforms import Augment, Size
 
 
 @dataclass
@@ -36,8 +40,31 @@ class Batch:
         images = self.images.to(device, non_blocking=True)
         return Batch(images, self.masks.to(device, non_blocking=True), self.names, self.groups)
 
+    def split(self, parts: int) -> list["Batch"]:
+        """The same samples in so many batches, or fewer where there are not so many samples; views, no copies."""
+        count = len(self.names)
+        if parts == 1 or count == 1:
+            return [self]
+        ends = [round(count * part / min(parts, count)) for part in range(min(parts, count) + 1)]
+        return [Batch(self.images[a:b], self.masks[a:b], self.names[a:b], self.groups[a:b]) for a, b in pairwise(ends)]
+
     def pin_memory(self) -> "Batch":
         return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.names, self.groups)
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What the training batches of an epoch look like.
+
+    Attributes:
+        samples: a batch and process.
+        crop: (height, width); None where every sample has its own size, times ``zoom``.
+        zoom: how much smaller things are than in the file.
+    """
+
+    samples: int
+    crop: Size | None = None
+    zoom: float = 1.0
 
 
 class Draw(NamedTuple):
@@ -45,6 +72,8 @@ class Draw(NamedTuple):
 
     sample: int
     epoch: int
+    crop: Size | None = None
+    zoom: float = 1.0
 
 
 class ShuffledBatches:
@@ -52,38 +81,42 @@ class ShuffledBatches:
 
     Args:
         length: samples in the split.
-        batch_size: samples a batch and process; the last, smaller batch is left out unless it is the only one.
+        shape_of: epoch -> what its batches look like.
         seed: of the run.
         rank, world_size: of this process, and how many there are.
     """
 
-    def __init__(self, length: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+    def __init__(
+        self, length: int, *, shape_of: Callable[[int], BatchShape], seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.length, self.shape_of, self.seed = length, shape_of, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch, self.batches = 0, range(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def choose(self, epoch: int, batches: range) -> None:
+        """Which batches of which epoch come next; an epoch that was left in its middle goes on behind what is done."""
+        self.epoch, self.batches = epoch, batches
 
     def __len__(self) -> int:
-        return max(1, self.length // (self.batch_size * self.world_size))
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        epoch, shape = self.epoch, self.shape_of(self.epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
         order = np.resize(order, max(self.length, self.world_size))  # repeated where some process would have nothing
-        step = self.batch_size * self.world_size
-        for start in range(0, len(self) * step, step):
-            chosen = order[start : start + step][self.rank :: self.world_size]
-            yield [Draw(int(index), self.epoch) for index in chosen]
+        step = shape.samples * self.world_size
+        for number in self.batches:
+            chosen = order[number * step : (number + 1) * step][self.rank :: self.world_size]
+            yield [Draw(int(index), epoch, shape.crop, shape.zoom) for index in chosen]
 
 
 class _TrainingSamples(Dataset):
-    def __init__(self, split: Split, augment: Augment, crop: Size | None, seed: int) -> None:
-        self.split, self.augment, self.crop, self.seed = split, augment, crop, seed
+    def __init__(self, split: Split, augment: Augment, seed: int) -> None:
+        self.split, self.augment, self.seed = split, augment, seed
 
     def __getitem__(self, draw: Draw) -> Sample:
         rng = np.random.default_rng((self.seed, draw.epoch, draw.sample))
-        return self.augment(self.split, draw.sample, self.crop, rng)
+        return self.augment(self.split, draw.sample, draw.crop, rng, zoom=draw.zoom)
 
 
 class _ScoringSamples(Dataset):
@@ -101,23 +134,18 @@ def training_loader(
     split: Split,
     *,
     augment: Augment,
-    crop: Size | None,
-    batch_size: int,
+    shape_of: Callable[[int], BatchShape],
     seed: int,
     workers: int,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """A loader of augmented, shuffled ``Batch``es; ``loader.batch_sampler.set_epoch`` starts an epoch's shuffle."""
-    batches = ShuffledBatches(len(split), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+    """A loader of augmented, shuffled ``Batch``es: those that ``loader.batch_sampler.choose`` was last told."""
     return DataLoader(
-        _TrainingSamples(split, augment, crop, seed),
-        batch_sampler=batches,
+        _TrainingSamples(split, augment, seed),
+        batch_sampler=ShuffledBatches(len(split), shape_of=shape_of, seed=seed, rank=rank, world_size=world_size),
         collate_fn=collate_padded,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        **_workers(workers),
     )
 
 
@@ -130,11 +158,22 @@ def scoring_loader(split: Split, *, batch_size: int, workers: int, rank: int = 0
         _ScoringSamples(split, range(rank, len(split), world_size)),
         batch_size=batch_size,
         collate_fn=collate_by_size,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        **_workers(workers),
     )
+
+
+def _workers(workers: int) -> dict[str, Any]:
+    """How loaders run: their processes stay from epoch to epoch."""
+    return {
+        "num_workers": workers,
+        "worker_init_fn": start_worker,
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        # else a draw from the run's own generator each time: what is read would change dropout
+        "generator": torch.Generator(),
+        # joblib's processes would start others in a way of theirs
+        "multiprocessing_context": "fork" if workers > 0 and sys.platform == "linux" else None,
+    }
 
 
 def worker_count(workers: int | str) -> int:
@@ -146,26 +185,46 @@ def worker_count(workers: int | str) -> int:
 
 
 def start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # OpenCV's threads in every worker would fight for the cores
+    cv2.setNumThreads(0)  # OpenCV's threads in every worker would fight for the cores, as would
+    torch.set_num_threads(1)
 
 
 def collate_padded(samples: list[Sample]) -> Batch:
-    """Stack samples; smaller ones are filled up at the right and bottom with void."""
+    """Stack samples; smaller ones are filled up at the right and bottom with void.
+
+    Images of bytes are float32 where others of the batch are.
+    """
     height = max(sample.size[0] for sample in samples)
     width = max(sample.size[1] for sample in samples)
     first = samples[0]
-    images = np.zeros((len(samples), height, width, first.image.shape[2]), first.image.dtype)
-    masks = np.full((len(samples), *first.mask.shape[:-2], height, width), VOID, np.uint8)
+    floats = any(sample.image.dtype != np.uint8 for sample in samples)
+    shape = (len(samples), height, width, first.image.shape[2])
+    image_tensor = _memory(shape, torch.float32 if floats else torch.uint8)
+    mask_tensor = _memory((len(samples), *first.mask.shape[:-2], height, width), torch.uint8)
+    images, masks = image_tensor.numpy(), mask_tensor.numpy()
     for i, sample in enumerate(samples):
         h, w = sample.size
         images[i, :h, :w] = sample.image
         masks[i, ..., :h, :w] = sample.mask
+        images[i, h:] = images[i, :h, w:] = 0
+        masks[i, ..., h:, :] = masks[i, ..., :h, w:] = VOID
     return Batch(
-        torch.from_numpy(images).permute(0, 3, 1, 2),
-        torch.from_numpy(masks),
+        image_tensor.permute(0, 3, 1, 2),
+        mask_tensor,
         [sample.name for sample in samples],
         [sample.group for sample in samples],
     )
+
+
+def _memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor to be filled; in a worker, of memory that the process which trains sees, so that a batch is copied once.
+
+    Otherwise a worker's batch would be written, and then copied there.
+    """
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # as torch's own collation does
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
 def collate_by_size(samples: list[Sample]) -> list[Batch]:

@@ -59,3 +59,21 @@ class Dataset(Protocol):
     def fingerprint(self) -> str:
         """A hash of what the data is, whatever folder it lies in."""
         ...
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """An image of any number of bands as people can look at it.
+
+    Args:
+        image: (H, W, B) uint8, or float32 in 0..255; what lies outside is clipped.
+
+    Returns:
+        (H, W, 3) uint8: one band in grey; of two bands, red and green, with their mean as blue; else the first three.
+    """
+    if image.dtype != np.uint8:
+        image = np.rint(np.clip(np.nan_to_num(image), 0, 255)).astype(np.uint8)
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    if image.shape[2] == 2:
+        return np.dstack((image, image.mean(2).astype(np.uint8)))
+    return image[..., :3]

@@ -1,4 +1,4 @@
-"""Scoring a model on a split: one pass, one confusion matrix, and the counts of every image for the statistics."""
+"""Scoring a model on a split: one pass, exact counts of the split, and those of every image for the statistics."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from seg_cli.data.loading import Batch, collate_by_size
-from seg_cli.data.sample import Split
-from seg_cli.metrics.confusion import count, predict_labels, score
+from seg_cli.data.sample import Split, to_rgb
+from seg_cli.metrics.confusion import score
+from seg_cli.metrics.counting import Counting
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Evaluation:
     """What a pass over a split found.
 
     Attributes:
-        matrix: (C, C) int64 confusion matrix of the split, rows truth, columns prediction.
+        matrix: (C, C) int64 confusion matrix of the split, rows truth, columns prediction; where labels overlap
+            (C, 2, 2), the ``[[tn, fp], [fn, tp]]`` of each class.
         names, groups: one an image, in the order of the split.
         intersections, unions: (images, C) int64, pixels of each class in truth and prediction, in truth or prediction.
         seconds: wall-clock time of the pass, reading included.
@@ -47,8 +49,9 @@ class Example:
 
     Attributes:
         name: of the sample.
-        image: (H, W, 3) uint8.
-        truth, prediction: (H, W) uint8 class indices; void is 255 in the truth.
+        image: (H, W, 3) uint8, however many bands the model was given.
+        truth, prediction: (H, W) uint8 class indices; where labels overlap (C, H, W) uint8 of 0 and 1. Void is 255 in
+            the truth.
         miou: of this image alone; None where it has no pixel that counts.
     """
 
@@ -69,29 +72,29 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[list[Batch]],
     *,
-    num_classes: int,
+    counting: Counting,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> Evaluation:
     """Score ``model`` on the batches of a scoring loader.
 
-    The model is put into eval mode on ``device`` and left there. The device is waited for once, at the end.
+    ``counting`` says how logits become labels: ``Counting.of(dataset.labels)``. The model is put into eval mode on
+    ``device`` and left there. The device is waited for once, at the end.
     """
     model.eval().to(device)
     names: list[str] = []
     groups: list[str] = []
     counts: list[Tensor] = []
-    matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    matrix = counting.nothing(device)
     started = time.perf_counter()
     for sizes in batches:
         for cpu_batch in sizes:
             batch = cpu_batch.to(device)
             with autocast(device, dtype):
-                predictions = predict_labels(model(batch.images))
-            confusion = count(predictions, batch.masks, num_classes)  # (N, C, C)
+                predictions = counting.predict(model(batch.images))
+            confusion = counting.count(predictions, batch.masks)  # (N, C, C) or (N, C, 2, 2)
             matrix += confusion.sum(0)
-            hits = confusion.diagonal(dim1=1, dim2=2)
-            counts.append(torch.stack((hits, confusion.sum(1) + confusion.sum(2) - hits), 1))  # (N, 2, C)
+            counts.append(torch.stack(counting.overlaps(confusion), 1))  # (N, 2, C)
             names += batch.names
             groups += batch.groups
     per_image = torch.cat(counts).cpu().numpy()
@@ -105,7 +108,7 @@ def predict_examples(
     split: Split,
     indices: Sequence[int],
     *,
-    num_classes: int,
+    counting: Counting,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> list[Example]:
@@ -116,12 +119,12 @@ def predict_examples(
         sample = split[index]
         batch = collate_by_size([sample])[0].to(device)
         with autocast(device, dtype):
-            prediction = predict_labels(model(batch.images))
-        miou = score(count(prediction, batch.masks, num_classes)[0].cpu().numpy()).miou
+            prediction = counting.predict(model(batch.images))
+        miou = score(counting.count(prediction, batch.masks)[0].cpu().numpy()).miou
         examples.append(
             Example(
                 name=sample.name,
-                image=sample.image,
+                image=to_rgb(sample.image),
                 truth=sample.mask,
                 prediction=prediction[0].to(torch.uint8).cpu().numpy(),
                 miou=None if np.isnan(miou) else miou,

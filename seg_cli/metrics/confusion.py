@@ -1,4 +1,4 @@
-"""The confusion matrix of a split, and every standard score that follows from it."""
+"""The confusion matrix of a split, or one a class where labels overlap, and every standard score that follows."""
 
 from dataclasses import dataclass
 
@@ -41,12 +41,23 @@ def count(predictions: Tensor, masks: Tensor, num_classes: int) -> Tensor:
     return counts.view(images, num_classes + 1, num_classes)[:, :num_classes]
 
 
+def pixels_of_classes(counts: Tensor, *, overlapping: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of each class in truth and prediction, in the truth, and in the prediction, each (..., C).
+
+    Args:
+        counts: (..., C, C) confusion matrices, or where labels overlap (..., C, 2, 2), one for each class.
+    """
+    if overlapping:
+        return counts[..., 1, 1], counts[..., 1, :].sum(-1), counts[..., 1].sum(-1)
+    return counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)
+
+
 @dataclass(frozen=True)
 class Scores:
     """What a confusion matrix says; per-class arrays are (C,) float64 with NaN where a score is not defined.
 
     Attributes:
-        pixel_accuracy: share of pixels that are right.
+        pixel_accuracy: share of pixels that are right; where labels overlap, of the yes and no of all classes.
         mean_accuracy: mean over the classes that occur of the share of their pixels that are right.
         miou: mean IoU over the classes that occur in truth or prediction.
         mean_dice: mean dice over the same classes.
@@ -68,18 +79,24 @@ class Scores:
 
 
 def score(matrix: np.ndarray) -> Scores:
-    """Scores of an integer confusion matrix (C, C), rows truth, columns prediction.
+    """Scores of integer counts: rows truth, columns prediction.
 
     A class that is absent from both has no IoU and is left out of the means. A matrix without any pixel gives NaN.
+
+    Args:
+        matrix: (C, C), the confusion matrix; where labels overlap (C, 2, 2), the ``[[tn, fp], [fn, tp]]`` of each
+            class.
     """
     matrix = np.asarray(matrix, np.int64)
-    hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    counts = pixels_of_classes(torch.from_numpy(matrix), overlapping=matrix.ndim == 3)
+    hits, truth, predicted = (pixels.numpy() for pixels in counts)
     union = truth + predicted - hits
+    right = np.trace(matrix, axis1=-2, axis2=-1).sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         iou, dice = hits / union, 2 * hits / (truth + predicted)
         precision, recall = hits / predicted, hits / truth
         frequency = truth / truth.sum()
-        pixel_accuracy = float(hits.sum() / matrix.sum())
+        pixel_accuracy = float(right / matrix.sum())
     return Scores(
         pixel_accuracy=pixel_accuracy,
         mean_accuracy=_mean(recall),

@@ -37,8 +37,8 @@ class Normalize(nn.Module):
         if images.shape[1] != self.scale.shape[1]:
             raise UserError(
                 f"in_channels={self.scale.shape[1]}: the images have {images.shape[1]} channels. Type "
-                f"model.in_channels={images.shape[1]}, or +model.encoder.in_channels={images.shape[1]} for a model on "
-                "a timm encoder."
+                f"model.in_channels={images.shape[1]}, or model.encoder.in_channels={images.shape[1]} for a model on "
+                "a timm encoder; both follow data.channels by themselves."
             )
         return images * self.scale + self.shift
 

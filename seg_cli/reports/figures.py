@@ -1,10 +1,5 @@
-"""The pictures of a run, as PNG files: learning curves, a confusion matrix, and predictions beside the truth.
+"""The pictures of a run, as PNG files: learning curves, and predictions beside the truth."""
 
-Drawn with Matplotlib's objects, without pyplot: nothing global is touched and no display is needed.
-"""
-
-import io
-import warnings
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -13,24 +8,15 @@ from typing import Any
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.inference.evaluate import Example
-from seg_cli.runs.atomic import write_bytes
+from seg_cli.reports.canvas import BLUE, COLORS, DPI, GREY, INK, ORANGE, PALE, new_figure, save, style
 
 Row = dict[str, float | None]
-
-DPI = 150
-_INK, _GREY, _PALE = "#222222", "#666666", "#e4e4e4"
-# Okabe and Ito's colours (2008), which colour-blind people tell apart too, without black and yellow
-_BLUE, _ORANGE, _COLORS = "#0072b2", "#d55e00", ("#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#a6cee3", _BLUE, "#08306b"])
 
 
 # ---- learning curves
@@ -44,13 +30,13 @@ def curves(rows: Sequence[Row], path: Path) -> None:
             ``val/loss``, ``val/miou``, ``val/iou/<class>``, ``lr``; None where there is no value.
         path: PNG file to write.
     """
-    figure = _figure(11, 7)
+    figure = new_figure(11, 7)
     (loss, miou), (classes, rate) = figure.subplots(2, 2)
     _draw_losses(loss, rows)
     _draw_miou(miou, rows)
     _draw_classes(classes, rows)
-    _draw_line(rate, rows, "lr", color=_INK)
-    _style(rate, "Learning rate")
+    _draw_line(rate, rows, "lr", color=INK)
+    style(rate, "Learning rate")
     rate.set_ylim(bottom=0)
     rate.yaxis.set_major_formatter("{x:g}")
     last = max((row["epoch"] or 0 for row in rows), default=1)
@@ -58,31 +44,31 @@ def curves(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlim(min(1, last - 0.5), last + (0.5 if last == 1 else 0))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     for axes in (classes, rate):
-        axes.set_xlabel("epoch", color=_GREY, fontsize=9)
-    _save(figure, path)
+        axes.set_xlabel("epoch", color=GREY, fontsize=9)
+    save(figure, path)
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Row]) -> None:
     terms = _keys(rows, "train/loss/")
     if len(terms) > 1:  # a single term is the loss itself
-        for key, color in zip(terms, cycle(_COLORS), strict=False):
+        for key, color in zip(terms, cycle(COLORS), strict=False):
             _draw_line(axes, rows, key, color=color, width=1, label=f"train, {key.split('/', 2)[2]}")
-    _draw_line(axes, rows, "train/loss", color=_BLUE, label="train")
-    _draw_line(axes, rows, "val/loss", color=_ORANGE, label="val")
+    _draw_line(axes, rows, "train/loss", color=BLUE, label="train")
+    _draw_line(axes, rows, "val/loss", color=ORANGE, label="val")
     if axes.lines:
-        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
-    _style(axes, "Loss")
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    style(axes, "Loss")
 
 
 def _draw_miou(axes: Axes, rows: Sequence[Row]) -> None:
-    _draw_line(axes, rows, "val/miou", color=_BLUE)
+    _draw_line(axes, rows, "val/miou", color=BLUE)
     epochs, values = _series(rows, "val/miou")
     title = "mIoU on val"
     if values:
         best = int(np.argmax(values))
-        axes.plot(epochs[best], values[best], "o", color=_ORANGE, markersize=7, zorder=3, clip_on=False)
+        axes.plot(epochs[best], values[best], "o", color=ORANGE, markersize=7, zorder=3, clip_on=False)
         title += f": best {values[best]:.3f} in epoch {epochs[best]:.0f}"
-    _style(axes, title)
+    style(axes, title)
     axes.set_ylim(0, 1)
 
 
@@ -93,9 +79,9 @@ def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
     named = ranked if len(ranked) <= 16 else ranked[:6] + ranked[-6:]
     for name in ranked:
         if name not in named:
-            axes.plot(*series[name], color=_PALE, linewidth=0.6, zorder=1)
+            axes.plot(*series[name], color=PALE, linewidth=0.6, zorder=1)
     heights = _spread([series[name][1][-1] for name in named], gap=0.056)
-    for name, height, color in zip(named, heights, cycle((_BLUE, _ORANGE, *_COLORS)), strict=False):
+    for name, height, color in zip(named, heights, cycle((BLUE, ORANGE, *COLORS)), strict=False):
         epochs, values = series[name]
         axes.plot(epochs, values, color=color, linewidth=1, marker=_marker(len(values)), markersize=4, clip_on=False)
         axes.annotate(
@@ -113,7 +99,7 @@ def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
             parse_math=False,
         )
     others = "" if len(named) == len(ranked) else f", the worst and the best 6 of {len(ranked)}"
-    _style(axes, f"IoU on val by class{others}")
+    style(axes, f"IoU on val by class{others}")
     axes.set_ylim(0, 1)
 
 
@@ -169,58 +155,6 @@ def _marker(points: int) -> str:
     return "o" if points <= 12 else ""
 
 
-# ---- confusion matrix
-
-
-def confusion(matrix: np.ndarray, names: Sequence[str], path: Path, *, split: str = "test") -> None:
-    """Draw which class was taken for which, in percent of the pixels of each true class.
-
-    Args:
-        matrix: (C, C) integers, rows truth, columns prediction.
-        names: of the C classes.
-        path: PNG file to write.
-        split: where the pixels are from.
-    """
-    count = len(names)
-    pixels = matrix.sum(1, keepdims=True)
-    shares = matrix / np.maximum(pixels, 1)
-    has_numbers = count <= 20
-    cell = max(0.44, 3 / count) if has_numbers else max(0.12, 9 / count)  # inches
-    figure = _figure(count * cell + 1.6, count * cell + 1.9)
-    axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
-    size = 9 if has_numbers else 6.5
-    rotation = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if has_numbers else {"rotation": 90}
-    axes.set_xticks(range(count), names, fontsize=size, parse_math=False, **rotation)
-    axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
-    axes.tick_params(length=0, pad=3)
-    axes.set_xlabel("prediction", color=_GREY)
-    axes.set_ylabel("truth", color=_GREY)
-    axes.spines[:].set_color(_PALE)
-
-    for row in np.flatnonzero(pixels == 0):
-        axes.add_patch(
-            Rectangle((-0.5, row - 0.5), count, 1, facecolor="#f4f4f4", edgecolor="#c8c8c8", hatch="///", lw=0)
-        )
-        axes.get_yticklabels()[row].set_color("#a0a0a0")
-    if has_numbers:
-        for row, column in np.argwhere(shares >= 0.005):
-            color = "white" if shares[row, column] > 0.5 else _INK
-            text = f"{shares[row, column]:.0%}".rstrip("%")
-            axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=color)
-    else:
-        bar = figure.colorbar(image, ax=axes, shrink=0.4, aspect=30, pad=0.01, format=lambda share, _: f"{share:.0%}")
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=8, colors=_GREY)
-
-    absent = bool((pixels == 0).any())
-    note = "% of the pixels of a true class; void is ignored" + ("\nhatched: not in the truth" if absent else "")
-    title_pad = 36 if absent else 22  # points; above the note
-    axes.set_title(f"Confusion on {split}", loc="left", fontsize=12, color=_INK, pad=title_pad)
-    axes.annotate(note, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=9, color=_GREY)
-    _save(figure, path)
-
-
 # ---- predictions
 
 
@@ -238,7 +172,7 @@ def predictions(examples: Sequence[Example], labels: LabelSpace, path: Path) -> 
         labels: of the dataset.
         path: PNG file to write.
     """
-    sizes = [_panel_size(example.truth.shape) for example in examples]
+    sizes = [_panel_size(example.image.shape) for example in examples]
     legend = _legend(examples, labels)
     legend_height = -(-len(legend) // _LEGEND_COLUMNS) * _LEGEND_ROW
     width = 2 * _MARGIN + 4 * _PANEL + 3 * _GAP
@@ -248,10 +182,10 @@ def predictions(examples: Sequence[Example], labels: LabelSpace, path: Path) -> 
     top = _MARGIN + _TITLE
     for column, heading in enumerate(("image", "truth", "prediction", "errors")):
         left = _MARGIN + column * (_PANEL + _GAP)
-        _write(figure, left, top - 0.08, heading, fontsize=11, color=_INK, weight="bold")
+        _write(figure, left, top - 0.08, heading, fontsize=11, color=INK, weight="bold")
     for example, (panel_width, panel_height) in zip(examples, sizes, strict=True):
         top += _TITLE
-        _write(figure, _MARGIN, top - 0.06, _describe(example), fontsize=9, color=_GREY)
+        _write(figure, _MARGIN, top - 0.06, _describe(example), fontsize=9, color=GREY)
         for column, panel in enumerate(_panels(example, labels, round(panel_width * DPI), round(panel_height * DPI))):
             left = _MARGIN + column * (_PANEL + _GAP)
             box = (
@@ -273,34 +207,53 @@ def predictions(examples: Sequence[Example], labels: LabelSpace, path: Path) -> 
         ncols=_LEGEND_COLUMNS,
         frameon=False,
         fontsize=9,
-        labelcolor=_INK,
+        labelcolor=INK,
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _panel_size(shape: tuple[int, ...]) -> tuple[float, float]:
-    """Width and height in inches of an (H, W) picture; a tall one is made narrower, so that rows stay low."""
+    """Width and height in inches of a picture (H, W, 3); a tall one is made narrower, so that rows stay low."""
     height = min(_PANEL * shape[0] / shape[1], _PANEL * 1.2)
     return height * shape[1] / shape[0], height
 
 
 def _panels(example: Example, labels: LabelSpace, width: int, height: int) -> list[np.ndarray]:
     """Image, truth, prediction and errors as (height, width, 3) uint8; void is striped."""
-
-    def resize(mask: np.ndarray) -> np.ndarray:
-        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-
     shrinks = width < example.image.shape[1]
     image = cv2.resize(example.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    truth, prediction = resize(example.truth), resize(example.prediction)
+    faded = np.repeat(image.mean(2, keepdims=True) * 0.45 + 140, 3, 2).astype(np.uint8)
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    stripes = np.repeat(np.where((rows + columns) // 4 % 2, 255, 205).astype(np.uint8)[..., None], 3, 2)
+    masks = []
+    for mask in (example.truth, example.prediction):
+        masks.append(mask[..., rows * mask.shape[-2] // height, columns * mask.shape[-1] // width])  # the nearest
+    truth, prediction = masks
+    void, wrong = _void_and_wrong(truth, prediction)
+    painted = [_paint(mask, labels, faded) for mask in masks]
+    painted[0][void] = stripes[void]
+    errors = np.where(void[..., None], stripes, faded)
+    errors[wrong] = _ERROR
+    return [image, *painted, errors]
+
+
+def _paint(mask: np.ndarray, labels: LabelSpace, ground: np.ndarray) -> np.ndarray:
+    """A mask in the colours of its classes; overlapping ones on a ground, with the outlines of what lies below."""
+    painted = labels.paint(mask)
+    if mask.ndim == 2:
+        return painted
+    painted = np.where((mask == 1).any(0)[..., None], painted, ground)
+    for plane, color in zip(mask == 1, labels.colors, strict=True):
+        outlines, _ = cv2.findContours(plane.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(painted, outlines, -1, color, 2)
+    return painted
+
+
+def _void_and_wrong(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) booleans: void, and wrong; where labels overlap void for all classes, and wrong for one or more."""
     void = truth == VOID
-    rows, columns = np.ogrid[:height, :width]
-    stripes = np.where((rows + columns) // 4 % 2, 255, 205).astype(np.uint8)[..., None]
-    painted = np.where(void[..., None], stripes, labels.paint(truth))
-    faded = image.mean(2, keepdims=True) * 0.45 + 140
-    errors = np.where(void[..., None], stripes, np.repeat(faded, 3, 2)).astype(np.uint8)
-    errors[~void & (prediction != truth)] = _ERROR
-    return [image, painted, labels.paint(prediction), errors]
+    wrong = (prediction != truth) & ~void
+    return (void, wrong) if truth.ndim == 2 else (void.all(0), wrong.any(0))
 
 
 def _describe(example: Example) -> str:
@@ -310,15 +263,16 @@ def _describe(example: Example) -> str:
         return f"{name} · all void"
     wrong = (example.prediction != example.truth)[counted].mean()
     miou = "" if example.miou is None else f" · mIoU {example.miou:.3f}"
-    return f"{name}{miou} · {wrong:.1%} of the pixels wrong"
+    return f"{name}{miou} · {wrong:.1%} of the {'pixels' if counted.ndim == 2 else 'decisions'} wrong"
 
 
 def _legend(examples: Sequence[Example], labels: LabelSpace) -> list[Patch]:
     """The colours of the classes that occur, of void, and of an error."""
-    shown = {int(value) for example in examples for value in np.unique((example.truth, example.prediction))}
+    masks = [mask for example in examples for mask in (example.truth, example.prediction)]
+    shown = set[int]().union(*map(_occurring, masks))
     classes = sorted(shown - {VOID})
     patches = [
-        Patch(facecolor=_hex(labels.colors[i]), edgecolor=_GREY, linewidth=0.4, label=labels.names[i])
+        Patch(facecolor=_hex(labels.colors[i]), edgecolor=GREY, linewidth=0.4, label=labels.names[i])
         for i in classes[:_LEGEND_LIMIT]
     ]
     if len(classes) > _LEGEND_LIMIT:
@@ -326,6 +280,14 @@ def _legend(examples: Sequence[Example], labels: LabelSpace) -> list[Patch]:
     if VOID in shown:
         patches.append(Patch(facecolor="white", edgecolor="#b0b0b0", hatch="/////", linewidth=0, label="void"))
     return [*patches, Patch(facecolor=_hex(_ERROR), label="error")]
+
+
+def _occurring(mask: np.ndarray) -> set[int]:
+    """The classes of a mask, and void if pixels are painted as that."""
+    if mask.ndim == 2:
+        return {int(value) for value in np.unique(mask)}
+    classes = {int(index) for index in np.flatnonzero((mask == 1).any((1, 2)))}
+    return classes | ({VOID} if (mask == VOID).all(0).any() else set())
 
 
 def _write(figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
@@ -336,29 +298,3 @@ def _write(figure: Figure, left: float, top: float, text: str, **style: Any) -> 
 
 def _hex(color: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-# ---- all of them
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure((width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=_INK)
-    axes.grid(axis="y", color=_PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#bbbbbb")
-    axes.tick_params(colors=_GREY, labelsize=9, length=0)
-    axes.margins(y=0.08)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A class name in a script that the font lacks is drawn as boxes.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())

@@ -49,6 +49,10 @@ def closing(run_dir: Path, results: dict[str, Any], next_hint: str) -> Text:
         f"scored at {cost['images_per_second']:.0f} images/s",
     ]
     text = Text(" · ".join(facts) + "\n")
+    waited = cost.get("data_wait") or 0
+    if waited > 0.1:
+        text.append(f"{waited:.0%} of the training time was spent waiting for data: data.cache=ram or disk decodes ")
+        text.append("images once, loader.workers=N reads with more processes\n")
     text.append("run   ", style="bold").append(f"{run_dir}\n")
     text.append("next  ", style="bold").append(next_hint, style="cyan")
     return text
@@ -69,15 +73,22 @@ def _class_table(splits: dict[str, Any]) -> Table:
         table.add_column(f"IoU\n{split}", justify="right", no_wrap=True)
     for name in ("dice", "precision", "recall", "pixels"):
         table.add_column(f"{name}\n{shown}", justify="right", no_wrap=True)
-    all_pixels = sum(of["pixels"] for of in scores["classes"].values()) or 1
-    for name, of in scores["classes"].items():
+    for (name, of), all_pixels in zip(scores["classes"].items(), _counted_pixels(scores), strict=True):
         table.add_row(
             Text(name),
             *(_score(split["classes"][name]["iou"]) for split in splits.values()),
             *(_score(of[key]) for key in ("dice", "precision", "recall")),
-            f"{of['pixels'] / all_pixels:.1%}",
+            f"{of['pixels'] / (all_pixels or 1):.1%}",
         )
     return table
+
+
+def _counted_pixels(scores: dict[str, Any]) -> list[int]:
+    """For each class, of how many pixels its own are a share: of those that count for any class, or for this one."""
+    if scores.get("labels") == "overlapping":
+        return [sum(map(sum, of_class)) for of_class in scores["confusion"]]
+    pixels = [of["pixels"] for of in scores["classes"].values()]
+    return [sum(pixels)] * len(pixels)
 
 
 def _summary_table(splits: dict[str, Any]) -> Table:

@@ -7,11 +7,17 @@ from typing import Any
 
 from seg_cli import __version__
 
-_DECIDES = ("model", "encoder", "loss", "augment", "optimizer", "scheduler", "precision", "seed")
+_DECIDES = (
+    *("model", "encoder", "loss", "augment", "crop", "optimizer", "scheduler", "resize", "finetune", "average"),
+    *("precision", "seed"),
+)
 _DECIDES_IN = {
-    "data": None,  # all but where it lies; what it holds is hashed apart
+    "data": None,  # all but where it lies and is cached; what it holds is hashed apart
     "loader": ("crop", "batch_size"),
-    "trainer": ("max_epochs", "gradient_clip", "validate_every", "early_stop", "limit_batches"),
+    "trainer": (
+        *("max_epochs", "accumulate", "lr_batch", "gradient_clip", "sync_batchnorm"),
+        *("validate_every", "early_stop", "limit_batches"),
+    ),
 }
 
 
@@ -28,7 +34,7 @@ def fingerprint(config: Mapping[str, Any], *, data: str, pretrained: str) -> str
     decides = {key: config[key] for key in _DECIDES if key in config}
     for group, keys in _DECIDES_IN.items():
         settings = config.get(group, {})
-        decides[group] = {key: settings.get(key) for key in (keys or settings) if key != "root"}
+        decides[group] = {key: settings.get(key) for key in (keys or settings) if key not in ("root", "cache")}
     decides["encoder"] = {key: value for key, value in decides.get("encoder", {}).items() if key != "weights"}
     decides["model"] = _without_weights_path(decides["model"])
     decides |= {"data_content": data, "pretrained": pretrained, "version": __version__}

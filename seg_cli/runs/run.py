@@ -66,6 +66,10 @@ class Run:
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "previous.ckpt"
+
+    @property
     def figures(self) -> Path:
         return self.folder / "figures"
 

@@ -1,60 +1,102 @@
-"""Checkpoints: best.ckpt by validation mIoU and last.ckpt of the last whole epoch, each written whole or not at all."""
+"""Checkpoints: best.ckpt by val mIoU, last.ckpt of where training is, previous.ckpt of where it was before that.
 
+A checkpoint is a file of ``torch.save`` that loads without executing pickles. Its SHA-256 stands in the comment of the
+zip archive that such a file is, so that the hash cannot be parted from what it is of.
+"""
+
+import hashlib
 import io
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from seg_cli.errors import UserError
+from seg_cli.errors import RunFailed, UserError
 from seg_cli.runs.atomic import write_bytes
 from seg_cli.runs.run import Run
 
+FORMAT = 2
+"""Of what a checkpoint holds; raised when a reader of the old form would misunderstand the new one."""
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's files, written atomically: a full disk or a kill leaves the checkpoint that was there."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        # Into memory first: a Ctrl-C that meets torch's zip writer on a file comes out as an error of the writer.
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_bytes(Path(path), buffer.getbuffer())
+_END = b"PK\x05\x06"  # of a zip archive, followed by 16 bytes and the length of its comment
+_TITLE = b"sha256:"
+_COMMENT = len(_TITLE) + 64
 
 
-class Checkpoints(pl.Callback):
-    """Keep the best and the last state of a run.
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically, and read it back to see that it arrived.
 
-    best.ckpt holds the weights alone. last.ckpt holds all that is needed to go on.
+    Raises:
+        RunFailed: if the disk is full, or does not give back what was written.
     """
+    # Into memory first: a Ctrl-C that meets torch's zip writer on a file comes out as an error of the writer.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    archive = bytearray(buffer.getbuffer())
+    digest = hashlib.sha256(archive).hexdigest()
+    archive[-2:] = _COMMENT.to_bytes(2, "little")
+    archive += _TITLE + digest.encode()
+    write_bytes(path, memoryview(archive))
+    if _digests(path.read_bytes()) != (digest, digest):
+        raise RunFailed(
+            f"{path}: the disk does not give back what was written to it. Is it failing, or over its quota?"
+        )
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.best_miou = float("-inf")
-        self.best_epoch: int | None = None
 
-    def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        # A split of void alone has no score; its first epoch is then as good as any.
-        miou = float(trainer.callback_metrics.get("val/miou", 0.0))
-        if not trainer.sanity_checking and miou > self.best_miou:
-            self.best_miou, self.best_epoch = miou, trainer.current_epoch
-            trainer.save_checkpoint(self.run.best_checkpoint, weights_only=True)
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; no pickle is executed.
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.run.last_checkpoint)
+    Raises:
+        UserError: if the file is missing, damaged, holds more than tensors and plain values, or is of a newer format.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint.") from None
+    except OSError as error:
+        raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror}).") from None
+    promised, found = _digests(data)
+    if promised is not None and promised != found:
+        raise UserError(f"{path}: the checkpoint is damaged (it is not what was once written).")
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        written = content.get("format", 1)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"{path}: the checkpoint cannot be read ({reason}).") from None
+    if written > FORMAT:
+        raise UserError(f"{path}: a checkpoint of format {written}, and this version of segrun reads up to {FORMAT}.")
+    return content
 
-    def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
-        # An interrupted first epoch leaves something to look at; later ones leave the last whole epoch as it is.
-        if isinstance(exception, KeyboardInterrupt | SystemExit) and not self.run.last_checkpoint.exists():
-            trainer.save_checkpoint(self.run.last_checkpoint)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"best_miou": self.best_miou, "best_epoch": self.best_epoch}
+def keep_last(run: Run, content: Mapping[str, Any]) -> None:
+    """Write last.ckpt; the one that was there becomes previous.ckpt. A kill in between leaves at least one of them."""
+    if run.last_checkpoint.exists():
+        os.replace(run.last_checkpoint, run.previous_checkpoint)
+    write_checkpoint(run.last_checkpoint, content)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_miou, self.best_epoch = state["best_miou"], state["best_epoch"]
+
+def read_latest(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest checkpoint of a run that is whole, and a sentence on each newer one that is not.
+
+    None where the run has no checkpoint yet: it goes on from the very beginning.
+
+    Raises:
+        UserError: if there are checkpoints, and none of them is whole.
+    """
+    complaints: list[str] = []
+    for path in (run.last_checkpoint, run.previous_checkpoint):
+        if path.exists():
+            try:
+                return read_checkpoint(path), complaints
+            except UserError as error:
+                complaints.append(str(error))
+    if complaints:
+        raise UserError(" ".join(complaints) + " There is no other to go on from.")
+    return None, []
 
 
 def load_model(model: nn.Module, checkpoint: Path) -> None:
@@ -65,14 +107,25 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
     """
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: this run has no such checkpoint; it ended before its first epoch did.")
+    content = read_checkpoint(checkpoint)
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        state = content["state_dict"]
         weights = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{checkpoint}: the checkpoint cannot be read ({reason}).") from None
+    except (KeyError, AttributeError):
+        raise UserError(f"{checkpoint}: the file is no checkpoint of segrun (it has no weights of a model).") from None
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{checkpoint}: the checkpoint is of another model than config.yaml says ({reason}).") from None
+
+
+def _digests(data: bytes) -> tuple[str | None, str]:
+    """The hash that a file says it has, None where it says nothing, and the one that it has."""
+    end = len(data) - _COMMENT
+    comment = data[end:]
+    if end < 22 or data[end - 22 : end - 18] != _END or not comment.startswith(_TITLE):
+        return None, ""
+    digest = hashlib.sha256(data[: end - 2])
+    digest.update(b"\0\0")  # the length of a comment that was not there yet
+    return comment.removeprefix(_TITLE).decode(errors="replace"), digest.hexdigest()

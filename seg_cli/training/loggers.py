@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline", "disabled")
 _FINISH_TIMEOUT = 120.0  # seconds for the last uploads at the end of a run
 _SUMMARY = ("miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "fw_iou")
+_PANELS = "image, truth, prediction"
 _CLASS_SCORES = ("iou", "dice", "precision", "recall", "pixels")
 
 
@@ -80,8 +81,7 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def log_predictions(self, examples: Sequence["Example"], labels: LabelSpace, epoch: int) -> None:
         for example in examples:
-            panels = (example.image, labels.paint(example.truth), labels.paint(example.prediction))
-            picture = np.concatenate(panels, axis=1)
+            picture = _side_by_side(example, labels)
             self.experiment.add_image(f"predictions/{example.name}", picture, epoch, dataformats="HWC")
 
     @rank_zero_only
@@ -113,6 +113,7 @@ class Wandb(Logger):
         mode: online, offline, disabled, or auto: what WANDB_MODE or ``wandb offline`` say, and otherwise
             online where there is a key (WANDB_API_KEY, netrc or W&B's settings), offline where there is none.
         init_timeout: seconds.
+        run_id: W&B's id of a run to go on with; None begins one.
 
     Raises:
         UserError: if there is no such mode.
@@ -130,6 +131,7 @@ class Wandb(Logger):
         group: str | None = None,
         mode: str = "auto",
         init_timeout: float = 20.0,
+        run_id: str | None = None,
     ) -> None:
         super().__init__()
         if mode not in MODES:
@@ -145,6 +147,7 @@ class Wandb(Logger):
             name=name,
             config=config,
             tags=tags,
+            **({"id": run_id, "resume": "allow"} if run_id else {}),
         )
 
     @property
@@ -166,8 +169,6 @@ class Wandb(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row: dict[str, Any] = dict(metrics)
-        if "epoch" in row:
-            row["epoch"] = int(row["epoch"]) + 1  # Lightning counts from 0
         if step is not None:
             row["step"] = step
         self._guarded(lambda run: run.log(row))
@@ -178,18 +179,15 @@ class Wandb(Logger):
             import wandb
 
             names = dict(enumerate(labels.names)) | {VOID: "void"}
-            images = [
-                wandb.Image(
-                    example.image,
-                    caption=example.name,
-                    masks={
-                        "truth": {"mask_data": example.truth, "class_labels": names},
-                        "prediction": {"mask_data": example.prediction, "class_labels": names},
-                    },
-                )
-                for example in examples
-            ]
-            run.log({"predictions": images, "epoch": epoch})
+
+            def show(example: "Example") -> Any:
+                if labels.overlapping:  # which W&B's masks cannot show: they have one class a pixel
+                    return wandb.Image(_side_by_side(example, labels), caption=f"{example.name}: {_PANELS}")
+                masks = {"truth": example.truth, "prediction": example.prediction}
+                shown = {key: {"mask_data": mask, "class_labels": names} for key, mask in masks.items()}
+                return wandb.Image(example.image, caption=example.name, masks=shown)
+
+            run.log({"predictions": [show(example) for example in examples], "epoch": epoch})
 
         self._guarded(log)
 
@@ -307,6 +305,11 @@ def _abandon(run: Any) -> None:
         # one, and nothing is tried again when the program ends.
         with contextlib.suppress(Exception, SystemExit):
             wandb.teardown(exit_code=1)
+
+
+def _side_by_side(example: "Example", labels: LabelSpace) -> np.ndarray:
+    """Image, truth and prediction in one picture, (H, 3 W, 3) uint8."""
+    return np.concatenate((example.image, labels.paint(example.truth), labels.paint(example.prediction)), axis=1)
 
 
 def _reason(error: Exception) -> str:

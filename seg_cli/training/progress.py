@@ -7,135 +7,151 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as LiveBar
 from rich.table import Column
+from torch import Tensor
 
-from seg_cli.data.loading import Batch
+from seg_cli.training.stages import Plan
 
 T = TypeVar("T")
 Clock = Callable[[], float]
 
 
-class Progress(ProgressBar):
-    """Lightning callback: epoch, loss, mIoU, images/s, and when the whole run will be over.
-
-    The Trainer takes it in place of its own bar (leave ``enable_progress_bar`` on). It shows ``val/miou`` and
-    ``train/loss`` of ``trainer.callback_metrics``, and between them the loss of the latest step.
+class TrainingDisplay:
+    """Epoch, stage, loss, mIoU, images/s, and when the whole run will be over.
 
     Args:
+        plan: stages, batches and epochs.
+        image: (height, width) of an image, to say how large a stage's are.
+        validate_every: epochs between two scorings.
+        quiet: say nothing, as all processes but the first do.
         console: where to; standard output by default.
         clock: seconds.
     """
 
-    def __init__(self, *, console: Console | None = None, clock: Clock = time.monotonic) -> None:
-        super().__init__()
-        self._display = _display(console or Console(), clock)
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        image: tuple[int, int],
+        validate_every: int,
+        quiet: bool = False,
+        console: Console | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._plan, self._image, self._every = plan, image, validate_every
+        self._validation_batches = 0
+        self._console = console or Console()
+        self._display = _display(self._console, clock)
         self._pace = _Pace(clock)
-        self._enabled = True
+        self._quiet = quiet
+        self._epoch, self._trained = 0, 0
+        self._frozen = ""
         self._loss: float | None = None
         self._miou: float | None = None
         self._best: float | None = None
 
-    def enable(self) -> None:
-        self._enabled = True
+    def restore(self, miou: float | None, best: float | None) -> None:
+        """The latest and the best val mIoU of an earlier sitting."""
+        self._miou, self._best = miou, best
 
-    def disable(self) -> None:
-        self._enabled = False
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"miou": self._miou, "best": self._best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._miou, self._best = state_dict["miou"], state_dict["best"]
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def begin_epoch(self, epoch: int, done: int, frozen: set[str]) -> None:
+        self._epoch, self._trained = epoch, done
+        names = dict.fromkeys(part.partition(".")[0] if self._whole(part, frozen) else part for part in sorted(frozen))
+        self._frozen = f"  {'+'.join(names)} frozen" if names else ""
         self._pace.begin()
-        self._show_when_due(trainer, "train", 0, trainer.num_training_batches)
+        self._show_when_due("train", done, self._plan.batches(epoch))
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        self._pace.end_batch(len(batch.images) * trainer.world_size)
-        if self._enabled and self._display.due():
-            if outputs is not None:
-                self._loss = float(outputs["loss"])
-            self._show_when_due(trainer, "train", batch_idx + 1, trainer.num_training_batches)
+    def step(self, done: int, images: int, loss: Tensor) -> None:
+        """A batch more is done; ``images`` are those of it over all processes."""
+        self._trained = done
+        self._pace.end_batch(images)
+        if not self._quiet and self._display.due():
+            self._loss = float(loss)
+            self._show_when_due("train", done, self._plan.batches(self._epoch))
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def begin_validation(self, batches: int) -> None:
+        self._validation_batches = batches
         self._pace.begin()
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if _is_fitting(trainer):
-            self._show_when_due(trainer, "val", batch_idx + 1, sum(trainer.num_val_batches))
+    def validated(self, done: int) -> None:
+        self._show_when_due("val", done, self._validation_batches)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not _is_fitting(trainer):
-            return
+    def end_validation(self, miou: float | None) -> None:
         self._pace.end_validation()
-        if "val/miou" in trainer.callback_metrics:
-            self._miou = float(trainer.callback_metrics["val/miou"])
-            self._best = self._miou if self._best is None else max(self._best, self._miou)
+        if miou is not None:
+            self._miou = miou
+            self._best = miou if self._best is None else max(self._best, miou)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if "train/loss" in trainer.callback_metrics:
-            self._loss = float(trainer.callback_metrics["train/loss"])
-        if self._enabled:
-            batches = int(trainer.num_training_batches)
-            self._display.show(_epoch(trainer), self._note(trainer, batches, validated=True))
+    def end_epoch(self, loss: float | None) -> None:
+        self._loss = self._loss if loss is None else loss
+        if not self._quiet:
+            self._display.show(self._title(), self._note(validated=True))
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
         self._display.close()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._display.close()
+    def _show_when_due(self, phase: str, done: int, total: int) -> None:
+        if not self._quiet and self._display.due():
+            self._display.show(f"{self._title()}  {phase}", self._note(validated=False), done, total)
 
-    def _show_when_due(self, trainer: pl.Trainer, phase: str, done: int, total: int | float) -> None:
-        if self._enabled and self._display.due():
-            trained = done if phase == "train" else int(trainer.num_training_batches)
-            note = self._note(trainer, trained, validated=False)
-            self._display.show(f"{_epoch(trainer)}  {phase}", note, done, int(total))
+    def _title(self) -> str:
+        """``epoch 3/10``, and the stage where there are several."""
+        stages = len(self._plan.stages)
+        stage = self._plan.stage(self._epoch)
+        height, width = stage.size(self._image)
+        size = f"  {height}x{width} ({self._plan.number(self._epoch) + 1}/{stages})" if stages > 1 else ""
+        return f"epoch {self._epoch + 1}/{self._plan.epochs}{size}{self._frozen}"
 
-    def _note(self, trainer: pl.Trainer, trained: int, *, validated: bool) -> str:
+    def _note(self, *, validated: bool) -> str:
         """``loss 0.512  val mIoU 0.634 (best 0.640)  41 img/s  ETA 2:10``, as far as it is known.
 
         Args:
-            trainer: in some epoch.
-            trained: number of batches of the epoch that are done.
-            validated: whether the epoch's validation is done too.
+            validated: whether the epoch's scoring is done too.
         """
         parts = []
         if self._loss is not None:
             parts.append(f"loss {self._loss:.3f}")
         if self._miou is not None:
             parts.append(f"val mIoU {self._miou:.3f} (best {self._best:.3f})")
-        if self._pace.seconds_per_batch:
-            rate = self._pace.images_per_batch / self._pace.seconds_per_batch
+        if self._pace.seconds_per_image:
+            rate = 1 / self._pace.seconds_per_image
             parts.append(f"{rate:.0f} img/s" if rate >= 10 else f"{rate:.1f} img/s")
-            epoch, epochs = trainer.current_epoch, trainer.max_epochs or 0
-            batches = (epochs - epoch) * int(trainer.num_training_batches) - trained
-            every = trainer.check_val_every_n_epoch or 1
-            validations = epochs // every - (epoch + validated) // every
-            seconds_per_validation = self._pace.seconds_per_validation
-            if seconds_per_validation is None:  # none yet: take a batch to cost a third of a training step
-                seconds_per_validation = sum(trainer.num_val_batches) * self._pace.seconds_per_batch / 3
-            seconds = batches * self._pace.seconds_per_batch + validations * seconds_per_validation
-            parts.append(f"ETA {format_clock(seconds)}")
+            parts.append(f"ETA {format_clock(self._seconds_left(validated))}")
         return "  ".join(parts)
+
+    def _seconds_left(self, validated: bool) -> float:
+        """Pixels still to be trained on, at the pace of those that are, and the scorings that are left."""
+        plan = self._plan
+        here = self._pixels(self._epoch)
+        pixels = (plan.batches(self._epoch) - self._trained) * here
+        pixels += sum(plan.batches(epoch) * self._pixels(epoch) for epoch in range(self._epoch + 1, plan.epochs))
+        seconds_per_pixel = self._pace.seconds_per_batch / here
+        validations = plan.epochs // self._every - (self._epoch + validated) // self._every
+        seconds_per_validation = self._pace.seconds_per_validation
+        if seconds_per_validation is None:  # none yet: take a batch to cost a third of a training step
+            seconds_per_validation = self._validation_batches * self._pace.seconds_per_batch / 3
+        return pixels * seconds_per_pixel + validations * seconds_per_validation
+
+    def _pixels(self, epoch: int) -> float:
+        """Of a batch of that epoch."""
+        stage = self._plan.stage(epoch)
+        height, width = stage.size(self._image)
+        return stage.batch_size * height * width
+
+    @staticmethod
+    def _whole(part: str, frozen: set[str]) -> bool:
+        return f"{part.partition('.')[0]}.0" in frozen
 
 
 def track(
@@ -176,15 +192,6 @@ def format_clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _epoch(trainer: pl.Trainer) -> str:
-    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-
-
-def _is_fitting(trainer: pl.Trainer) -> bool:
-    """False in Lightning's sanity check and in a validation of its own."""
-    return trainer.state.fn == "fit" and not trainer.sanity_checking
-
-
 class _Pace:
     """Seconds and images a batch, averaged over about the last 50, and seconds of the last validation."""
 
@@ -194,6 +201,10 @@ class _Pace:
         self._clock = clock
         self._since = clock()
         self._batches = 0
+
+    @property
+    def seconds_per_image(self) -> float:
+        return self.seconds_per_batch / self.images_per_batch if self.images_per_batch else 0.0
 
     def begin(self) -> None:
         """A stretch of batches, or a validation, begins."""

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from pytorch_lightning.loggers import Logger
 
 from seg_cli.commands.build import build, build_model
@@ -14,18 +16,39 @@ from seg_cli.config.choices import choices, groups
 from seg_cli.config.explain import explain
 from seg_cli.config.paths import conf_dir
 from seg_cli.config.schema import validate
-from seg_cli.data.transforms import Augment
+from seg_cli.data.augment import Augment
 from seg_cli.runs.run import Run
+from tests.layouts import LAYOUTS
 
 Compose = Callable[..., DictConfig]
 FILES = sorted(path.relative_to(conf_dir()).with_suffix("").as_posix() for path in conf_dir().glob("*/*.yaml"))
 
 
 @pytest.fixture(autouse=True)
-def tiny_camvid(camvid_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``data=camvid`` finds without ``data.root``; and W&B stays out of it."""
-    monkeypatch.setenv("SEGRUN_DATA", str(camvid_root.parent))
+def tiny_datasets(camvid_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What every ``data=`` finds without ``data.root``; and W&B stays out of it."""
+    root = camvid_root.parent
+    for name, write in LAYOUTS.items():
+        write(root / name)
+    for name in ("folder", "manifest"):
+        write_folder(root / name)
+    monkeypatch.setenv("SEGRUN_DATA", str(root))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def write_folder(root: Path) -> None:
+    """Eight images with index masks, and a manifest of them."""
+    rows = ["image,mask"]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for i in range(8):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[8 : 16 + i] = 1
+        Image.fromarray(np.stack([mask * 200] * 3, -1)).save(root / "images" / f"{i}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+        rows.append(f"images/{i}.png,masks/{i}.png")
+    (root / "manifest.csv").write_text("\n".join(rows))
 
 
 def make_everything(config: dict[str, Any], folder: Path) -> None:
@@ -46,7 +69,8 @@ def make_everything(config: dict[str, Any], folder: Path) -> None:
 def test_it_composes_and_makes_what_it_names(compose_config: Compose, tmp_path: Path, choice: str) -> None:
     group, _, name = choice.partition("/")
     finds_edges = ["model=gscnn"] if choice in ("loss/edge", "loss/dual_task") else []
-    cfg = compose_config(f"{group}={name}", "encoder.weights=none", *finds_edges)
+    of_a_size = ["loader.crop=[32,32]"] if group == "crop" else []
+    cfg = compose_config(f"{group}={name}", "encoder.weights=none", *finds_edges, *of_a_size)
     validate(cfg)
     make_everything(resolve(cfg), tmp_path)
 
@@ -59,14 +83,17 @@ def test_its_first_line_says_what_it_is(choice: str) -> None:
     assert group in groups()
 
 
-@pytest.mark.parametrize("config", ["train", "eval"])
+@pytest.mark.parametrize("config", ["train", "eval", "check"])
 def test_the_configs_of_the_verbs_compose_and_say_what_they_are(compose_config: Compose, config: str) -> None:
     overrides = ["run=somewhere"] if config == "eval" else []
     assert compose_config(*overrides, verb=config)
     assert (conf_dir() / f"{config}.yaml").read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("group", ["model", "encoder", "loss", "data", "augment", "optimizer", "scheduler"])
+@pytest.mark.parametrize(
+    "group",
+    ["model", "encoder", "loss", "data", "augment", "crop", "optimizer", "scheduler", "resize", "finetune", "average"],
+)
 def test_its_settings_can_be_changed_one_by_one(compose_config: Compose, group: str) -> None:
     """A setting of a group is a plain key, so that ``group.key=value`` needs no plus sign."""
     for choice in choices(group):

@@ -238,7 +238,7 @@ def test_smps_networks_for_one_size_of_image_take_others() -> None:
 
 def test_smp_takes_other_channels(compose_config: Compose) -> None:
     pytest.importorskip("segmentation_models_pytorch")
-    model = build_model(compose_config("model=smp/unet", "encoder.name=resnet10t", "+model.encoder.in_channels=4"), 3)
+    model = build_model(compose_config("model=smp/unet", "encoder.name=resnet10t", "model.encoder.in_channels=4"), 3)
     assert model.eval()(torch.zeros(1, 4, 40, 40, dtype=torch.uint8)).shape == (1, 3, 40, 40)
 
 

@@ -1,6 +1,7 @@
 """What watches a run: its record on disk, and whether the loss is still a number."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tiny import make_data, make_run, make_task, make_trainer
 
 from seg_cli.errors import RunFailed
 from seg_cli.runs.run import Run
-from seg_cli.training.callbacks import FiniteLoss, Record
+from seg_cli.training.callbacks import DataWait, FiniteLoss, Record
 from seg_cli.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
@@ -56,6 +57,57 @@ def test_going_on_keeps_the_rows_of_earlier_epochs(run: Run) -> None:
     second.fit(make_task(), datamodule=make_data(), ckpt_path=run.last_checkpoint)
     assert run.metrics[0] == before[0]
     assert [row["epoch"] for row in run.metrics] == [1, 2]
+
+
+# ---- the share of time that is spent waiting for data
+
+
+class Pace(pl.Callback):
+    """Makes every step, every batch of data, and every validation take this many seconds longer."""
+
+    def __init__(self, *, step: float, data: float) -> None:
+        self.step, self.data = step, data
+
+    def setup(self, trainer: pl.Trainer, task: Any, stage: str) -> None:
+        collate = trainer.datamodule.train_dataloader  # type: ignore[attr-defined]
+
+        def slow() -> Any:
+            loader = collate()
+            stack = loader.collate_fn
+            loader.collate_fn = lambda samples: (time.sleep(self.data), stack(samples))[1]
+            return loader
+
+        trainer.datamodule.train_dataloader = slow  # type: ignore[attr-defined]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, task: Any, batch: Any, index: int) -> None:
+        time.sleep(self.step)
+
+    def on_validation_start(self, trainer: pl.Trainer, task: Any) -> None:
+        time.sleep(0.3)
+
+
+def test_the_share_of_waiting_is_in_the_record_and_without_validation(run: Run) -> None:
+    wait = DataWait()
+    pace = Pace(step=0.1, data=0.3)
+    make_trainer(run.folder, wait, Record(run), pace, max_epochs=2).fit(make_task(), datamodule=make_data())
+    shares = [row["train/data_wait"] for row in run.metrics]
+    assert len(shares) == 2
+    assert all(0.55 < share <= 0.76 for share in shares)  # 0.75 of what is slept; the rest is computed
+    assert wait.share == pytest.approx(shares[1], rel=1e-4)  # of the epochs after the first
+
+    idle = DataWait()
+    make_trainer(run.folder, idle, Pace(step=0.2, data=0), max_epochs=1).fit(make_task(), datamodule=make_data())
+    assert idle.share is not None
+    assert idle.share < 0.3
+
+
+def test_going_on_keeps_the_shares_of_earlier_epochs(run: Run) -> None:
+    first, second = DataWait(), DataWait()
+    assert first.share is None
+    make_trainer(run.folder, first, Checkpoints(run), max_epochs=2).fit(make_task(), datamodule=make_data())
+    trainer = make_trainer(run.folder, second, Checkpoints(run), max_epochs=2)
+    trainer.fit(make_task(), datamodule=make_data(), ckpt_path=run.last_checkpoint)
+    assert second.share == pytest.approx(first.share)
 
 
 # ---- losses that are not finite

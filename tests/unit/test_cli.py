@@ -47,7 +47,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 WRONG = [
-    (["unett"], "unett: there is no such verb. Verbs: train, eval, list, doctor."),
+    (["unett"], "unett: there is no such verb. Verbs: train, eval, check, list, doctor."),
     (["trian"], "there is no such verb. Did you mean 'train'?"),
     (["unet"], "unet: an option is written as key=value. Type: segrun model=unet"),
     (["model=unett"], "model=unett: there is no model 'unett'. Did you mean 'unet'? Models: cunet, deconvnet, "),
@@ -57,7 +57,7 @@ WRONG = [
         "loss=ce+2*diec: there is no loss 'diec'. Did you mean 'dice'? Losses: bce, boundary, ce, dice, ",
     ),
     (["loss=ce+ce"], "loss=ce+ce: 'ce' stands there more than once."),
-    (["data=camvit"], "there is no dataset 'camvit'. Did you mean 'camvid'? Datasets: camvid, "),
+    (["data=camvit"], "there is no dataset 'camvit'. Did you mean 'camvid'? Datasets: ade20k, camvid, "),
     (["model="], "model=: a model is missing behind the '='"),
     (["model=3"], "model=3: a model is chosen by its name. Models: "),
     (["modle=unet"], "modle=unet: there is no key 'modle'. Did you mean 'model'?"),

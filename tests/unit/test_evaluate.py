@@ -10,6 +10,7 @@ from seg_cli.data.loading import scoring_loader
 from seg_cli.data.sample import Sample
 from seg_cli.inference.evaluate import Evaluation, best_median_worst, evaluate, predict_examples
 from seg_cli.metrics.confusion import score
+from seg_cli.metrics.counting import Counting
 
 CLASSES = 3
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def plain_matrix(index: int) -> np.ndarray:
 @pytest.fixture(scope="module", params=[1, 2, 5])
 def evaluation(request: pytest.FixtureRequest) -> Evaluation:
     batches = scoring_loader(Split(), batch_size=request.param, workers=0)
-    return evaluate(Brightest().train(), batches, num_classes=CLASSES, device=CPU, dtype=None)
+    return evaluate(Brightest().train(), batches, counting=Counting(CLASSES), device=CPU, dtype=None)
 
 
 def test_the_matrix_is_that_of_a_plain_loop(evaluation: Evaluation) -> None:
@@ -86,11 +87,11 @@ def test_mixed_precision_is_asked_for() -> None:
             return super().forward(images)
 
     batches = scoring_loader(Split(), batch_size=2, workers=0)
-    evaluate(Recorder(), batches, num_classes=CLASSES, device=CPU, dtype=torch.bfloat16)
+    evaluate(Recorder(), batches, counting=Counting(CLASSES), device=CPU, dtype=torch.bfloat16)
 
 
 def test_examples_are_images_with_truth_prediction_and_score() -> None:
-    examples = predict_examples(Brightest(), Split(), [3, 4], num_classes=CLASSES, device=CPU, dtype=None)
+    examples = predict_examples(Brightest(), Split(), [3, 4], counting=Counting(CLASSES), device=CPU, dtype=None)
     sample = Split()[3]
     assert [example.name for example in examples] == ["image3", "image4"]
     np.testing.assert_array_equal(examples[0].image, sample.image)
@@ -99,6 +100,89 @@ def test_examples_are_images_with_truth_prediction_and_score() -> None:
     assert examples[0].prediction.dtype == np.uint8
     assert examples[0].miou == pytest.approx(score(plain_matrix(3)).miou)
     assert examples[1].miou is None
+
+
+# ---- labels that overlap
+
+
+class Planes(Split):
+    """The same images with a mask for each of three classes; class 2 occurs in no truth, each with void of its own."""
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        planes = np.random.default_rng(index).choice([0, 1, VOID], (CLASSES, *sample.size)).astype(np.uint8)
+        planes[2][planes[2] == 1] = 0
+        if index == 4:
+            planes[:] = VOID
+        return Sample(sample.image, planes, sample.name, sample.group)
+
+
+class Bright(Brightest):
+    """Says yes to every channel above 127."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float() - 127.5
+
+
+def plain_planes(index: int) -> np.ndarray:
+    sample, counts = Planes()[index], np.zeros((CLASSES, 2, 2), int)
+    for c in range(CLASSES):
+        for truth, value in zip(sample.mask[c].ravel(), sample.image[..., c].ravel(), strict=True):
+            if truth != VOID:
+                counts[c, truth, int(value > 127)] += 1
+    return counts
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_overlapping_labels_are_counted_as_by_a_plain_loop(batch_size: int) -> None:
+    batches = scoring_loader(Planes(), batch_size=batch_size, workers=0)
+    counting = Counting(CLASSES, overlapping=True)
+    found = evaluate(Bright(), batches, counting=counting, device=CPU, dtype=None)
+    np.testing.assert_array_equal(found.matrix, sum(plain_planes(i) for i in range(len(SIZES))))
+    assert sorted(found.names) == [f"image{i}" for i in range(len(SIZES))]
+    for row, name in enumerate(found.names):
+        counts = plain_planes(int(name.removeprefix("image")))
+        np.testing.assert_array_equal(found.intersections[row], counts[:, 1, 1])
+        np.testing.assert_array_equal(found.unions[row], counts.sum((1, 2)) - counts[:, 0, 0])
+        np.testing.assert_allclose(found.image_miou[row], score(counts).miou)
+    assert np.isnan(found.image_miou).sum() == 1
+
+
+def test_a_threshold_is_used_in_scoring() -> None:
+    batches = [*scoring_loader(Planes(), batch_size=2, workers=0)]
+    never, always = (
+        evaluate(Bright(), batches, counting=Counting(CLASSES, True, threshold), device=CPU, dtype=None).matrix
+        for threshold in (1.0, torch.zeros(CLASSES))
+    )
+    assert not never[:, :, 1].any()
+    assert not always[:, :, 0].any()
+    np.testing.assert_array_equal(never.sum(2), always.sum(2))
+
+
+def test_examples_of_overlapping_labels_are_planes_and_their_images_can_be_looked_at() -> None:
+    class Bands(Planes):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            image = np.dstack((sample.image, sample.image)).astype(np.float32)
+            return Sample(image, sample.mask, sample.name)
+
+    class First(Bright):
+        def forward(self, images: Tensor) -> Tensor:
+            assert images.shape[1] == 6
+            return super().forward(images[:, :3])
+
+    counting = Counting(CLASSES, overlapping=True)
+    shown, void = predict_examples(First(), Bands(), [3, 4], counting=counting, device=CPU, dtype=None)
+    sample = Planes()[3]
+    np.testing.assert_array_equal(shown.image, sample.image)
+    assert shown.image.dtype == shown.prediction.dtype == np.uint8
+    np.testing.assert_array_equal(shown.truth, sample.mask)
+    np.testing.assert_array_equal(shown.prediction, sample.image.transpose(2, 0, 1) > 127)
+    assert shown.miou == pytest.approx(score(plain_planes(3)).miou)
+    assert void.miou is None
+
+
+# ---- what to look at
 
 
 @pytest.mark.parametrize(

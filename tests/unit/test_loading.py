@@ -9,6 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from seg_cli.data import loading
+from seg_cli.data.albumentation import Albumentation
+from seg_cli.data.augment import Augment
+from seg_cli.data.geometry import HorizontalFlip, RandomScale
 from seg_cli.data.labels import VOID
 from seg_cli.data.loading import (
     Batch,
@@ -22,7 +26,6 @@ from seg_cli.data.loading import (
 )
 from seg_cli.data.sample import Sample
 from seg_cli.data.shapes import Shapes
-from seg_cli.data.transforms import Albumentation, Augment, HorizontalFlip, RandomScale
 
 SPLIT = Shapes(size=(48, 48), train=13).splits["train"]
 
@@ -135,6 +138,35 @@ def test_training_pads_with_void_at_the_right_and_bottom() -> None:
     assert (batch.masks[1, 5:] == VOID).all()
     assert not batch.images[1, :, 5:].any()
     assert (batch.images[1, :, :5, :9] == 2).all()
+
+
+def test_bytes_become_floats_where_others_of_the_batch_are() -> None:
+    fine = sample(4, 4, 3)
+    fine.image = np.full((4, 4, 3), 0.5, np.float32)
+    batch = collate_padded([sample(4, 4, 7), fine])
+    assert batch.images.dtype == torch.float32
+    assert [float(image.mean()) for image in batch.images] == [7, 0.5]
+
+
+def test_planes_of_overlapping_labels_are_padded_with_void() -> None:
+    planes = [Sample(np.ones((h, 4, 12), np.uint8), np.ones((2, h, 4), np.uint8), "a") for h in (3, 5)]
+    batch = collate_padded(planes)
+    assert batch.images.shape == (2, 12, 5, 4)
+    assert batch.masks.shape == (2, 2, 5, 4)
+    assert (batch.masks[0, :, :3] == 1).all()
+    assert (batch.masks[0, :, 3:] == VOID).all()
+
+
+def test_what_a_worker_collates_is_in_shared_memory_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = collate_padded([sample(4, 5, 7), sample(3, 5, 9)])
+    assert not alone.images.is_shared()
+    monkeypatch.setattr(loading, "get_worker_info", lambda: "a worker")
+    shared = collate_padded([sample(4, 5, 7), sample(3, 5, 9)])
+    assert shared.images.is_shared()
+    assert shared.masks.is_shared()
+    assert (shared.images == alone.images).all()
+    assert (shared.masks == alone.masks).all()
+    assert shared.images.stride() == alone.images.stride()
 
 
 def test_images_travel_as_bytes_in_channels_last_order() -> None:

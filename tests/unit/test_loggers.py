@@ -61,6 +61,16 @@ EXAMPLE = Example(
 )
 
 
+OVERLAPPING = LabelSpace(names=LABELS.names, colors=LABELS.colors, overlapping=True)
+PLANES = Example(
+    name="frame 2",
+    image=np.zeros((4, 6, 3), np.uint8),
+    truth=np.array([[[0, 1, VOID] * 2] * 4, [[1, 1, 0] * 2] * 4], np.uint8),
+    prediction=np.ones((2, 4, 6), np.uint8),
+    miou=0.5,
+)
+
+
 class Task(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -276,6 +286,21 @@ def test_wandb_server_away_is_waited_for_briefly_and_the_run_kept_offline(
     assert "cannot be reached" in message
     assert f"wandb sync {tmp_path}/wandb/offline-*" in message
     assert len(list((tmp_path / "wandb").glob("offline-*"))) == 1
+
+
+def test_overlapping_labels_are_shown_as_pictures_side_by_side(tmp_path: Path) -> None:
+    board, logger = TensorBoard(**arguments(tmp_path)), Wandb(**arguments(tmp_path))
+    for each in (board, logger):
+        each.log_predictions([PLANES], OVERLAPPING, epoch=1)
+        each.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (event,) = events.Images("predictions/frame 2")
+    assert (event.width, event.height) == (18, 4)
+    (run,) = read_wandb(tmp_path)
+    (row,) = run["history"]
+    assert row["predictions.captions"] == ["frame 2: image, truth, prediction"]
+    assert (row["predictions.width"], row["predictions.height"]) == (18, 4)
 
 
 @pytest.mark.parametrize("mode", ["auto", "online"])

@@ -242,7 +242,7 @@ def test_it_compiles_to_the_same(build: Callable[..., nn.Module], name: str) -> 
 @every_model
 def test_images_may_have_other_channels(build: Callable[..., nn.Module], compose_config: Compose, name: str) -> None:
     has_encoder = "encoder" in compose_config(f"model={name}").model
-    model = build(name, "+model.encoder.in_channels=4" if has_encoder else "model.in_channels=4").eval()
+    model = build(name, "model.encoder.in_channels=4" if has_encoder else "model.in_channels=4").eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 4, 40, 40, dtype=torch.uint8)).shape == (1, CLASSES, 40, 40)
 

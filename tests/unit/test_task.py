@@ -1,5 +1,6 @@
 """Training and validation as Lightning runs them, with a real Trainer on a tiny network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from seg_cli.data.labels import VOID
 from seg_cli.data.loading import Batch, ShuffledBatches, scoring_loader
+from seg_cli.data.sample import Sample, Split
+from seg_cli.data.shapes import Shapes
 from seg_cli.inference.cost import count_flops
 from seg_cli.inference.evaluate import evaluate
-from seg_cli.losses import CrossEntropy, Dice, Ramp, Sum
+from seg_cli.losses import BinaryCrossEntropy, CrossEntropy, Dice, Ramp, Sum
+from seg_cli.metrics.counting import Counting
 from seg_cli.models.encoder import Encoder
 from seg_cli.models.outputs import Outputs
 from seg_cli.models.unet import UNet
@@ -205,7 +209,7 @@ def test_validation_is_what_scoring_finds(tmp_path: Path) -> None:
     task, data = make_task(), make_data()
     make_trainer(tmp_path).fit(task, datamodule=data)
     batches = scoring_loader(data.dataset.splits["val"], batch_size=5, workers=0)
-    found = evaluate(task.model, batches, num_classes=7, device=torch.device("cpu"), dtype=None)
+    found = evaluate(task.model, batches, counting=Counting(7), device=torch.device("cpu"), dtype=None)
     np.testing.assert_array_equal(task.matrix.numpy(), found.matrix)
 
 
@@ -246,3 +250,63 @@ def test_a_class_that_does_not_occur_has_no_score_to_log(tmp_path: Path) -> None
     split = data.dataset.splits["val"]
     occurring = {int(value) for i in range(len(split)) for value in np.unique(split[i].mask)} - {VOID}
     assert logged == {f"val/iou/{data.dataset.labels.names[index]}" for index in occurring}
+
+
+# ---- labels that overlap
+
+
+class Planes(Shapes):
+    """The shapes with a mask for each class, in which every other one is also the next."""
+
+    def __init__(self) -> None:
+        super().__init__(train=12, val=5, test=1, size=(32, 32))
+        self.labels = replace(self.labels, overlapping=True)
+        for name, split in self.splits.items():
+            self.splits[name] = _PlaneSplit(split)
+
+
+class _PlaneSplit:
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.split[index]
+        planes = np.stack([(sample.mask == c) | (sample.mask == c - 1) for c in range(7)]).astype(np.uint8)
+        planes[:, sample.mask == VOID] = VOID
+        return replace(sample, mask=planes)
+
+
+class Whole:
+    """Samples as they are."""
+
+    def __call__(self, split: Split, index: int, crop: object, rng: np.random.Generator) -> Sample:
+        return split[index]
+
+
+def test_overlapping_labels_are_learned_and_validated(tmp_path: Path) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    task = make_task(overlapping=True)
+    task.loss = Sum({"bce": BinaryCrossEntropy(), "dice": Dice()}, {"bce": 1.0, "dice": 1.0})
+    data = make_data()
+    data.dataset, data.augment = Planes(), Whole()
+    seen, trainer = Seen(), make_trainer(tmp_path, max_epochs=5)
+    trainer.callbacks.append(seen)
+    trainer.fit(task, datamodule=data)
+    assert np.mean(seen.losses[-3:]) < 0.9 * np.mean(seen.losses[:3])
+    found = {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+    samples = [*map(data.dataset.splits["val"].__getitem__, range(5))]
+    with torch.no_grad():
+        images = torch.stack([torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples])
+        yes = (task.model.eval()(images).sigmoid() > 0.5).movedim(1, -1).numpy()
+    truth = np.stack([sample.mask for sample in samples]).transpose(0, 2, 3, 1)
+    counted = truth[..., 0] != VOID  # here void is the same in all planes
+    y, p = truth[counted], yes[counted].astype(int)
+    iou = metrics.jaccard_score(y, p, average=None, zero_division=0)
+    np.testing.assert_array_equal(task.matrix, metrics.multilabel_confusion_matrix(y, p))
+    assert found["val/miou"] == pytest.approx(iou.mean(), rel=1e-5)
+    assert found["val/pixel_accuracy"] == pytest.approx((y == p).mean(), rel=1e-5)
+    assert found["val/iou/Disk"] == pytest.approx(iou[1], rel=1e-5)

@@ -51,6 +51,15 @@ def test_both_splits_stand_side_by_side(soft_wrap: bool) -> None:
     assert "\x1b" not in text
 
 
+def test_pixels_of_overlapping_classes_are_a_share_of_those_that_count_for_the_class() -> None:
+    found = results("test", names=("Car", "Roof", "Unused"))
+    counts = [[[600, 0], [100, 300]], [[0, 100], [100, 300]], [[1000, 0], [0, 0]]]
+    found["splits"]["test"] |= {"labels": "overlapping", "confusion": counts}
+    found["splits"]["test"]["classes"]["Roof"]["pixels"] = 400
+    text = in_a_pipe(score_table(found))
+    assert [cells(text, name)[-1] for name in ("Car", "Roof", "Unused")] == ["30.0%", "80.0%", "0.0%"]
+
+
 def test_many_choices_take_several_lines() -> None:
     found = results("test")
     found["choices"] = {f"group{i}": "choice" for i in range(12)}

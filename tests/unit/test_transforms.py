@@ -1,25 +1,31 @@
 """Augmentation: image and mask stay together, what is outside the image is void, and the seed decides all."""
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from painted import assert_together, augment, expected_image, painted
 
-from seg_cli.data.labels import VOID
-from seg_cli.data.sample import Sample
-from seg_cli.data.transforms import (
-    Albumentation,
-    Augment,
-    Color,
+from seg_cli.data.albumentation import Albumentation
+from seg_cli.data.augment import Augment
+from seg_cli.data.geometry import (
+    ElasticDeformation,
     Geometry,
     HorizontalFlip,
+    QuarterTurns,
     RandomRotation,
     RandomScale,
+    extent,
+    resample,
 )
+from seg_cli.data.labels import VOID
+from seg_cli.data.mixing import Others
+from seg_cli.data.sample import Sample
 from seg_cli.errors import UserError
 
 SIZES = st.tuples(st.integers(8, 70), st.integers(8, 70))
@@ -27,22 +33,6 @@ SEEDS = st.integers(0, 2**32)
 FLIP = HorizontalFlip(p=0.5)
 ALWAYS = HorizontalFlip(p=1)
 JITTER = Albumentation(name="ColorJitter", args={"brightness": [0.5, 1.5], "p": 1})
-
-
-def painted(height: int, width: int, seed: int = 0, cell: int = 1) -> Sample:
-    """A sample whose image is its mask in grey: class i is the colour (20 i + 20) in all channels."""
-    rng = np.random.default_rng(seed)
-    cells = rng.integers(0, 6, (math.ceil(height / cell), math.ceil(width / cell)), np.uint8)
-    mask = np.kron(cells, np.ones((cell, cell), np.uint8))[:height, :width]
-    return Sample(np.repeat(20 * mask[..., None] + 20, 3, 2), mask, "painted", "group")
-
-
-def augment(steps: Mapping[str, Geometry | Color], sample: Sample, crop: tuple[int, int] | None, seed: int) -> Sample:
-    return Augment(steps)([sample], 0, crop, np.random.default_rng(seed))
-
-
-def expected_image(mask: np.ndarray) -> np.ndarray:
-    return np.repeat(np.where(mask == VOID, 0, 20 * mask.astype(int) + 20)[..., None], 3, 2)
 
 
 @given(SIZES, st.one_of(st.none(), SIZES), SEEDS, st.booleans())
@@ -66,16 +56,7 @@ def test_scale_and_rotation_move_image_and_mask_together(seed: int, scale: float
         "rotation": RandomRotation(degrees=degrees),
         "flip": FLIP,
     }
-    result = augment(steps, painted(96, 120, seed % 100, cell=24), (64, 80), seed)
-    mask = result.mask
-    flat = np.ones_like(mask, bool)
-    for rows in (-2, -1, 0, 1, 2):
-        for columns in (-2, -1, 0, 1, 2):
-            flat &= np.roll(mask, (rows, columns), (0, 1)) == mask
-    flat = flat[2:-2, 2:-2]
-    assert flat.mean() > 0.3
-    difference = np.abs(result.image.astype(int) - expected_image(mask))[2:-2, 2:-2]
-    assert difference[flat].max() <= 1
+    assert_together(augment(steps, painted(96, 120, seed % 100, cell=24), (64, 80), seed))
 
 
 def test_nothing_to_do_changes_nothing() -> None:
@@ -174,40 +155,215 @@ def test_color_changes_the_image_and_never_the_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "said"),
-    [
-        ("ColourJitter", {}, "albumentations has no pixel-level transform 'ColourJitter'"),
-        ("HorizontalFlip", {}, "albumentations has no pixel-level transform 'HorizontalFlip'"),
-        ("ColorJitter", {"brightnes": 0.2}, "albumentations.ColorJitter does not take these arguments"),
-        ("GaussianBlur", {"blur_limit": "wide"}, "albumentations.GaussianBlur does not take these arguments"),
-    ],
-)
-def test_wrong_albumentations_are_refused(name: str, args: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=re.escape(said)):
-        Albumentation(name=name, args=args)
-
-
-def test_an_albumentation_that_gives_no_picture_is_refused() -> None:
-    step = Albumentation(name="Normalize", args={})  # the model normalises
-    with pytest.raises(UserError, match=r"albumentations.Normalize gives float32 of shape"):
-        augment({"normalize": step}, painted(16, 16), None, 0)
-
-
-@pytest.mark.parametrize(
     "wrong",
     [
         lambda: HorizontalFlip(p=1.5),
+        lambda: HorizontalFlip(p=math.nan),
         lambda: RandomScale(low=0, high=1),
         lambda: RandomScale(low=2, high=1),
+        lambda: RandomScale(low=2, high=math.inf),
         lambda: RandomRotation(degrees=-1),
         lambda: RandomRotation(degrees=math.nan),
+        lambda: ElasticDeformation(spread=-1),
+        lambda: ElasticDeformation(spread=40, spacing=100),
+        lambda: ElasticDeformation(p=-0.1),
     ],
 )
 def test_wrong_settings_are_refused(wrong: Callable[[], object]) -> None:
-    with pytest.raises(UserError, match="augment: "):
+    with pytest.raises(ValueError, match=r"^\w+=\S+: "):  # what config.explain puts the whole key in front of
         wrong()
 
 
 def test_what_is_no_step_is_refused() -> None:
     with pytest.raises(UserError, match=r"augment.steps.blur: a dict is no step"):
         Augment({"blur": {}})
+
+
+# ---- other kinds of geometry
+
+
+def test_quarter_turns_copy_pixels_and_give_all_four() -> None:
+    sample = painted(20, 30)
+    turned = {np.rot90(sample.mask, k).tobytes(): k for k in range(4)}
+    found = set()
+    for seed in range(30):
+        size = (20, 30) if np.random.default_rng(seed).integers(4) % 2 == 0 else (30, 20)
+        result = augment({"turn": QuarterTurns()}, sample, size, seed)
+        found.add(turned[result.mask.tobytes()])
+        np.testing.assert_array_equal(result.image, expected_image(result.mask))
+    assert found == {0, 1, 2, 3}
+
+
+@given(SEEDS, st.sampled_from([(40, 70), (90, 30), (64, 64)]))
+@settings(max_examples=20, deadline=None)
+def test_crops_of_turned_images_stay_inside(seed: int, size: tuple[int, int]) -> None:
+    """The room for a crop is that of the turned image, so that one that fits has no void."""
+    assert (augment({"turn": QuarterTurns()}, painted(*size), (25, 25), seed).mask != VOID).all()
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_elastic_deformation_moves_image_and_mask_together(seed: int) -> None:
+    steps = {"flip": FLIP, "elastic": ElasticDeformation(spread=6, spacing=32, p=1)}
+    sample = painted(96, 120, seed % 100, cell=24)
+    result = augment(steps, sample, None, seed)
+    assert_together(result, wrong=0.02)  # where a corner of a label is stretched
+    assert (result.mask == VOID).any()
+    assert 0.02 < (result.mask != sample.mask).mean() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("degrees", "scale", "expected"),
+    [(0, (1, 1), (60, 40)), (30, (2, 2), (120, 80)), (80, (1, 1), (40, 60)), (90, (3, 0.5), (20, 180))],
+)
+def test_the_extent_of_an_image_after_a_map(
+    degrees: float, scale: tuple[float, float], expected: tuple[float, float]
+) -> None:
+    """An image of 60x40 (width x height) that is scaled and then turned."""
+    angle = math.radians(degrees)
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    np.testing.assert_allclose(extent((40, 60), turn @ np.diag(scale)), expected)
+
+
+def test_elastic_deformation_with_nothing_to_do_changes_nothing() -> None:
+    sample = painted(40, 50)
+    for step in (ElasticDeformation(spread=0, p=1), ElasticDeformation(p=0)):
+        result = augment({"elastic": step}, sample, None, 0)
+        np.testing.assert_array_equal(result.image, sample.image)
+        np.testing.assert_array_equal(result.mask, sample.mask)
+
+
+def test_elastic_displacements_are_as_wide_as_asked_for() -> None:
+    step = ElasticDeformation(spread=5, spacing=20, p=1)
+    points = np.zeros((200, 200, 2), np.float32)
+    moved = np.stack([step.bend(points, np.random.default_rng(seed)) for seed in range(20)])
+    assert 3 < moved.std() < 5  # between the points of the grid, they are averaged
+    assert np.abs(np.diff(moved, axis=1)).max() < 2.5  # and smooth
+
+
+@given(SIZES, SIZES, SEEDS, st.integers(-9, 9), st.integers(-9, 9), st.sampled_from([-1, 1]), st.sampled_from([-1, 1]))
+@settings(max_examples=100, deadline=None)
+def test_cutting_gives_what_warping_would(
+    size: tuple[int, int], crop: tuple[int, int], seed: int, x: int, y: int, across: int, down: int
+) -> None:
+    sample = painted(*size, seed % 1000)
+    offset = [x + (size[1] - 1) * (across < 0), y + (size[0] - 1) * (down < 0)]
+    matrix = np.column_stack((np.diag([across, down]), offset)).astype(float)
+    image, mask = resample(sample.image, sample.mask, matrix, crop)
+    warped = cv2.warpAffine(sample.image, matrix, crop[::-1], flags=cv2.INTER_NEAREST, borderValue=(0, 0, 0))
+    np.testing.assert_array_equal(image, warped)
+    np.testing.assert_array_equal(
+        mask, cv2.warpAffine(sample.mask, matrix, crop[::-1], flags=cv2.INTER_NEAREST, borderValue=VOID)
+    )
+
+
+def test_a_window_that_misses_the_image_is_void() -> None:
+    image, mask = resample(
+        np.ones((5, 5, 3), np.uint8), np.zeros((5, 5), np.uint8), np.array([[1.0, 0, 0], [0, 1, 9]]), (4, 4)
+    )
+    assert not image.any()
+    assert (mask == VOID).all()
+
+
+# ---- images of any kind
+
+
+EVERYTHING = {
+    "flip": FLIP,
+    "scale": RandomScale(low=0.6, high=1.6),
+    "rotation": RandomRotation(degrees=20),
+    "elastic": ElasticDeformation(spread=4, spacing=32, p=0.5),
+    "perspective": Albumentation(name="Perspective", args={"p": 0.5}),
+    "contrast": Albumentation(name="RandomBrightnessContrast", args={"p": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 12])
+@pytest.mark.parametrize("steps", [["flip"], ["scale", "rotation"], ["elastic"], list(EVERYTHING)])
+def test_each_band_is_treated_as_it_would_be_alone(bands: int, kind: type, steps: list[str]) -> None:
+    mask = painted(50, 60, cell=10).mask
+    image = np.random.default_rng(1).uniform(0, 255, (50, 60, bands)).astype(kind)
+    chosen = {name: EVERYTHING[name] for name in steps}
+    for seed in range(3):
+        together = augment(chosen, Sample(image, mask, "all"), (40, 70), seed)
+        assert (together.image.shape, together.image.dtype) == ((40, 70, bands), kind)
+        for band in range(bands) if "contrast" not in steps else ():
+            alone = augment(chosen, Sample(image[..., band : band + 1], mask, "one"), (40, 70), seed)
+            np.testing.assert_allclose(
+                together.image[..., band], alone.image[..., 0], atol=1 if kind is np.uint8 else 1e-2
+            )
+            np.testing.assert_array_equal(together.mask, alone.mask)
+        assert 0 <= together.image.min() <= together.image.max() <= 255
+
+
+def test_bytes_and_floats_give_the_same_picture() -> None:
+    sample = painted(50, 60, cell=10)
+    floats = replace(sample, image=sample.image.astype(np.float32))
+    for seed in range(5):
+        first, second = (augment(EVERYTHING, given, (40, 44), seed) for given in (sample, floats))
+        np.testing.assert_allclose(second.image, first.image, atol=1.6)
+        np.testing.assert_array_equal(second.mask, first.mask)
+
+
+def test_overlapping_labels_move_as_each_plane_would_alone() -> None:
+    rng = np.random.default_rng(0)
+    planes = np.kron(rng.choice([0, 1, VOID], (7, 5, 6)), np.ones((10, 10))).astype(np.uint8)
+    image = painted(50, 60).image
+    for seed in range(6):
+        together = augment(EVERYTHING, Sample(image, planes, "all"), (45, 70), seed)
+        alone = [augment(EVERYTHING, Sample(image, plane, "one"), (45, 70), seed).mask for plane in planes]
+        np.testing.assert_array_equal(together.mask, np.stack(alone))
+        assert together.mask.dtype == np.uint8
+    flipped = augment({"flip": ALWAYS}, Sample(image, planes, "all"), (60, 60), 0)
+    assert (flipped.mask == VOID).all(0).sum() >= 600  # the strip that the image does not fill
+
+
+def test_a_step_that_needs_colours_refuses_other_bands_before_training() -> None:
+    with pytest.raises(
+        UserError, match=r"augment.steps.color: albumentations.ColorJitter does not take a uint8 image of 4"
+    ):
+        Augment({"color": JITTER}).check([painted(32, 32, bands=4)], None)
+    rare = Albumentation(name="RandomRain", args={"p": 1e-9})  # tried whatever its probability
+    with pytest.raises(UserError, match=r"augment.steps.rain: .*data.channels=1"):
+        Augment({"rain": rare}).check([painted(32, 32, bands=1)], None)
+    Augment({"rain": rare}).check([painted(32, 32)], (16, 16))
+
+
+# ---- steps of one's own
+
+
+class Sink:
+    """A step with whatever change it is given."""
+
+    def __init__(self, change: Callable[[Sample], Sample]) -> None:
+        self._change = change
+
+    def change(self, sample: Sample, others: Others, rng: np.random.Generator) -> Sample:
+        return self._change(sample)
+
+
+class Halved:
+    def recolor(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return image[::2]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Halved(),
+        Sink(lambda sample: replace(sample, image=sample.image[:-1], mask=sample.mask[:-1])),
+        Sink(lambda sample: replace(sample, mask=sample.mask.astype(np.int64))),
+        Sink(lambda sample: replace(sample, image=sample.image / 255)),
+    ],
+)
+def test_a_step_that_leaves_size_or_type_is_named(step: object) -> None:
+    with pytest.raises(UserError, match=r"^augment.steps.mine: it made .* A step leaves size and type as they are"):
+        augment({"mine": step}, painted(20, 20), None, 0)
+
+
+def test_steps_behind_the_geometry_run_in_the_order_written() -> None:
+    add, double = (Sink(lambda s, f=f: replace(s, image=f(s.image))) for f in (lambda i: i + 1, lambda i: i * 2))
+    sample = Sample(np.full((4, 4, 3), 10, np.uint8), np.zeros((4, 4), np.uint8), "s")
+    assert (augment({"add": add, "double": double}, sample, None, 0).image == 22).all()
+    assert (augment({"double": double, "add": add}, sample, None, 0).image == 21).all()

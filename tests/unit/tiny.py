@@ -7,9 +7,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from seg_cli.data.augment import Augment
 from seg_cli.data.datamodule import DataModule
+from seg_cli.data.geometry import HorizontalFlip
 from seg_cli.data.shapes import Shapes
-from seg_cli.data.transforms import Augment, HorizontalFlip
 from seg_cli.losses import CrossEntropy, Dice, Sum
 from seg_cli.runs.run import Run
 from seg_cli.training.checkpoints import AtomicCheckpointIO
