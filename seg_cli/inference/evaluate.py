@@ -1,9 +1,10 @@
 """Scoring a model on a split: one pass, exact counts of the split, and those of every image for the statistics."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from seg_cli.data.loading import Batch, collate_by_size
 from seg_cli.data.sample import Split, to_rgb
 from seg_cli.metrics.confusion import score
 from seg_cli.metrics.counting import Counting
+from seg_cli.metrics.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Evaluation:
         names, groups: one an image, in the order of the split.
         intersections, unions: (images, C) int64, pixels of each class in truth and prediction, in truth or prediction.
         seconds: wall-clock time of the pass, reading included.
+        thresholds: one a class, where they were chosen class by class.
+        metrics: name -> what other metrics found, see ``metrics.metric``.
+        columns: what they found of each image: name -> (images,) float64.
     """
 
     matrix: np.ndarray
@@ -33,6 +38,9 @@ class Evaluation:
     intersections: np.ndarray
     unions: np.ndarray
     seconds: float
+    thresholds: list[float] | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def image_miou(self) -> np.ndarray:
@@ -75,13 +83,22 @@ def evaluate(
     counting: Counting,
     device: torch.device,
     dtype: torch.dtype | None,
+    metrics: Mapping[str, Metric] | None = None,
+    class_names: Sequence[str] = (),
 ) -> Evaluation:
     """Score ``model`` on the batches of a scoring loader.
 
     ``counting`` says how logits become labels: ``Counting.of(dataset.labels)``. The model is put into eval mode on
-    ``device`` and left there. The device is waited for once, at the end.
+    ``device`` and left there. The device is waited for once, at the end, but by metrics that say so.
+
+    Args:
+        metrics: name -> a metric to compute in the same pass.
+        class_names: as in the label space, for them.
     """
     model.eval().to(device)
+    metrics = metrics or {}
+    for metric in metrics.values():
+        metric.start(counting.num_classes, class_names, device)
     names: list[str] = []
     groups: list[str] = []
     counts: list[Tensor] = []
@@ -91,7 +108,10 @@ def evaluate(
         for cpu_batch in sizes:
             batch = cpu_batch.to(device)
             with autocast(device, dtype):
-                predictions = counting.predict(model(batch.images))
+                logits = model(batch.images)
+                predictions = counting.predict(logits)
+            for metric in metrics.values():
+                metric.update(logits, predictions, batch.masks)
             confusion = counting.count(predictions, batch.masks)  # (N, C, C) or (N, C, 2, 2)
             matrix += confusion.sum(0)
             counts.append(torch.stack(counting.overlaps(confusion), 1))  # (N, 2, C)
@@ -99,7 +119,17 @@ def evaluate(
             groups += batch.groups
     per_image = torch.cat(counts).cpu().numpy()
     seconds = time.perf_counter() - started
-    return Evaluation(matrix.cpu().numpy(), names, groups, per_image[:, 0], per_image[:, 1], seconds)
+    return Evaluation(
+        matrix.cpu().numpy(),
+        names,
+        groups,
+        per_image[:, 0],
+        per_image[:, 1],
+        seconds,
+        thresholds=counting.threshold.tolist() if isinstance(counting.threshold, Tensor) else None,
+        metrics={name: metric.results() for name, metric in metrics.items()},
+        columns={key: values for metric in metrics.values() for key, values in metric.per_image().items()},
+    )
 
 
 @torch.inference_mode()

@@ -13,16 +13,17 @@ def predict_labels(logits: Tensor) -> Tensor:
     return logits.max(1).indices
 
 
-def count(predictions: Tensor, masks: Tensor, num_classes: int) -> Tensor:
+def count(predictions: Tensor, masks: Tensor, num_classes: int, *, void_row: bool = False) -> Tensor:
     """Confusion counts of each image, on the device of the masks and without waiting for it.
 
     Args:
         predictions: (N, H, W) integer class indices.
         masks: (N, H, W) class indices, 255 for void, which is not counted.
         num_classes: C.
+        void_row: count in one more row what is predicted on void.
 
     Returns:
-        (N, C, C) int64: rows truth, columns prediction.
+        (N, C, C) int64: rows truth, columns prediction; (N, C + 1, C) with ``void_row``.
     """
     images = masks.shape[0]
     cells = (num_classes + 1) * num_classes
@@ -38,18 +39,20 @@ def count(predictions: Tensor, masks: Tensor, num_classes: int) -> Tensor:
         counts.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))
     else:
         counts = torch.bincount(index, minlength=images * cells)
-    return counts.view(images, num_classes + 1, num_classes)[:, :num_classes]
+    counts = counts.view(images, num_classes + 1, num_classes)
+    return counts if void_row else counts[:, :num_classes]
 
 
 def pixels_of_classes(counts: Tensor, *, overlapping: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels of each class in truth and prediction, in the truth, and in the prediction, each (..., C).
 
     Args:
-        counts: (..., C, C) confusion matrices, or where labels overlap (..., C, 2, 2), one for each class.
+        counts: (..., C, C) confusion matrices, or where labels overlap (..., C, 2, 2), one for each class. One more row
+            holds what was predicted on void, and is counted as predicted wrongly.
     """
     if overlapping:
         return counts[..., 1, 1], counts[..., 1, :].sum(-1), counts[..., 1].sum(-1)
-    return counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)
+    return counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1)[..., : counts.shape[-1]], counts.sum(-2)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def score(matrix: np.ndarray) -> Scores:
     A class that is absent from both has no IoU and is left out of the means. A matrix without any pixel gives NaN.
 
     Args:
-        matrix: (C, C), the confusion matrix; where labels overlap (C, 2, 2), the ``[[tn, fp], [fn, tp]]`` of each
+        matrix: (C, C), the confusion matrix, or (C + 1, C) with what was predicted on void, which is wrong there but
+            is no pixel that accuracy counts; where labels overlap (C, 2, 2), the ``[[tn, fp], [fn, tp]]`` of each
             class.
     """
     matrix = np.asarray(matrix, np.int64)
@@ -96,7 +100,7 @@ def score(matrix: np.ndarray) -> Scores:
         iou, dice = hits / union, 2 * hits / (truth + predicted)
         precision, recall = hits / predicted, hits / truth
         frequency = truth / truth.sum()
-        pixel_accuracy = float(right / matrix.sum())
+        pixel_accuracy = float(right / matrix[: matrix.shape[-1] if matrix.ndim == 2 else None].sum())
     return Scores(
         pixel_accuracy=pixel_accuracy,
         mean_accuracy=_mean(recall),

@@ -30,16 +30,21 @@ def predict_labels(logits: Tensor, threshold: float | Tensor = 0.5) -> Tensor:
     return logits > math.log(threshold / (1 - threshold))
 
 
-def count(predictions: Tensor, masks: Tensor) -> Tensor:
+def count(predictions: Tensor, masks: Tensor, *, void_is_wrong: bool = False) -> Tensor:
     """How often yes and no are right and wrong, for each image and class; on the masks' device, without waiting for it.
 
     Args:
         predictions: (N, C, H, W) booleans, or integers of 0 and 1.
         masks: (N, C, H, W) of 0 and 1, 255 for void, which is not counted.
+        void_is_wrong: count a yes on void as a wrong one.
 
     Returns:
         (N, C, 2, 2) int64: rows truth (no, yes), columns prediction, so ``[[tn, fp], [fn, tp]]``.
     """
     # To an image of two classes each of its planes is an image of its own.
-    counts = confusion.count(predictions.flatten(0, 1), masks.flatten(0, 1), 2)
+    counts = confusion.count(predictions.flatten(0, 1), masks.flatten(0, 1), 2, void_row=void_is_wrong)
+    if void_is_wrong:
+        on_void = counts[:, 2, 1]
+        counts = counts[:, :2].clone()
+        counts[:, 0, 1] += on_void
     return counts.unflatten(0, masks.shape[:2])

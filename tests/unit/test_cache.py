@@ -24,7 +24,7 @@ from seg_cli.data.files import FileDataset, Pair
 from seg_cli.data.geometry import HorizontalFlip
 from seg_cli.data.images import ImageReader
 from seg_cli.data.labels import LabelSpace
-from seg_cli.data.loading import training_loader
+from seg_cli.data.loading import BatchShape, training_loader
 from seg_cli.data.masks import read_index
 from seg_cli.errors import RunFailed, UserError
 
@@ -138,9 +138,15 @@ def test_batches_are_the_same_with_and_without(tmp_path: Path, workers: int) -> 
         data.prepare()
         augment = Augment({"flip": HorizontalFlip()})
         loader = training_loader(
-            data.splits["train"], augment=augment, crop=(16, 16), batch_size=4, seed=0, workers=workers
+            data.splits["train"],
+            augment=augment,
+            shape_of=lambda epoch: BatchShape(4, (16, 16)),
+            seed=0,
+            workers=workers,
         )
+        loader.batch_sampler.choose(0, range(2))  # type: ignore[union-attr]
         batches.append(list(loader))
+    assert len(batches[0]) == 2
     for plain, cached in zip(*batches, strict=True):
         assert (plain.images == cached.images).all()
         assert (plain.masks == cached.masks).all()

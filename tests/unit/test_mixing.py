@@ -16,7 +16,7 @@ from seg_cli.data.crops import ClassAwareCrop
 from seg_cli.data.datamodule import fit_augment
 from seg_cli.data.geometry import ElasticDeformation, HorizontalFlip, RandomRotation, RandomScale
 from seg_cli.data.labels import VOID, LabelSpace
-from seg_cli.data.loading import training_loader
+from seg_cli.data.loading import BatchShape, training_loader
 from seg_cli.data.mixing import CopyPaste, Mosaic, Others
 from seg_cli.data.sample import Sample
 from seg_cli.data.shapes import LABELS, Shapes
@@ -317,8 +317,7 @@ def mixed_loader(*, seed: int = 0, workers: int = 0, rank: int = 0, world_size: 
     return training_loader(
         dataset.splits["train"],
         augment=augment,
-        crop=(32, 40),
-        batch_size=3,
+        shape_of=lambda epoch: BatchShape(3, (32, 40)),
         seed=seed,
         workers=workers,
         rank=rank,
@@ -328,7 +327,8 @@ def mixed_loader(*, seed: int = 0, workers: int = 0, rank: int = 0, world_size: 
 
 def epoch(loader: DataLoader, number: int) -> dict[str, bytes]:
     """Name -> everything about the sample, in the order drawn."""
-    loader.batch_sampler.set_epoch(number)  # type: ignore[union-attr]
+    sampler = loader.batch_sampler
+    sampler.choose(number, range(12 // (3 * sampler.world_size)))  # type: ignore[union-attr]
     return {
         name: image.numpy().tobytes() + mask.numpy().tobytes()
         for batch in loader
