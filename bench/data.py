@@ -40,7 +40,7 @@ from seg_cli.data.files import FileDataset, Pair
 from seg_cli.data.geometry import HorizontalFlip, RandomRotation, RandomScale, Size
 from seg_cli.data.images import ImageReader
 from seg_cli.data.labels import VOID, LabelSpace
-from seg_cli.data.loading import training_loader
+from seg_cli.data.loading import BatchShape, ShuffledBatches, training_loader
 from seg_cli.data.masks import read_index
 
 CLASSES, BATCH = 19, 8
@@ -73,9 +73,17 @@ def draw(folder: Path, size: Size, samples: int) -> list[Pair]:
 def ours(pairs: list[Pair], crop: Size, steps: dict[str, object], cache: str, workers: int = 0) -> DataLoader:
     data = FileDataset({"train": pairs}, LABELS, read_image=ImageReader(), read_mask=read_index, cache=cache)
     data.prepare()
+    shape = BatchShape(BATCH, crop)
     return training_loader(
-        data.splits["train"], augment=Augment(steps), crop=crop, batch_size=BATCH, seed=0, workers=workers
+        data.splits["train"], augment=Augment(steps), shape_of=lambda epoch: shape, seed=0, workers=workers
     )
+
+
+def begin(loader: DataLoader, epoch: int) -> None:
+    """Choose all batches of an epoch of our loader; others have nothing to choose."""
+    sampler = loader.batch_sampler
+    if isinstance(sampler, ShuffledBatches):
+        sampler.choose(epoch, range(sampler.length // BATCH))
 
 
 def flip() -> dict[str, object]:
@@ -132,8 +140,7 @@ def epoch(loader: DataLoader) -> Callable[[], None]:
     numbers = count()
 
     def go() -> None:
-        if hasattr(loader.batch_sampler, "set_epoch"):
-            loader.batch_sampler.set_epoch(next(numbers))
+        begin(loader, next(numbers))
         for _ in loader:
             pass
 
@@ -175,7 +182,7 @@ def throughput(pairs: list[Pair], crop: Size, workers: int, rounds: int) -> list
     began = sum(os.times()[:4])
     rates, crops = [], 0
     for number in range(rounds):
-        loader.batch_sampler.set_epoch(number)  # type: ignore[union-attr]
+        begin(loader, number)
         started, before = time.perf_counter(), crops
         for batch in loader:
             crops += len(batch.names)

@@ -1,19 +1,30 @@
 """``segrun eval run=RUN``: score a run again, on any split of its dataset; its own results stay as they are."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from seg_cli.commands.build import build, build_model
-from seg_cli.commands.score import per_image_table, score_splits, split_results
+from seg_cli.commands.score import (
+    INFERENCE_GROUPS,
+    Scoring,
+    draw_metrics,
+    per_image_table,
+    score_splits,
+    split_results,
+)
 from seg_cli.config.suggest import did_you_mean
+from seg_cli.data.mapped import MappedDataset
 from seg_cli.data.sample import Dataset
 from seg_cli.errors import UserError
 from seg_cli.reports import terminal
 from seg_cli.runs.run import SCHEMA, Run
 from seg_cli.training import precision
-from seg_cli.training.checkpoints import load_model
+from seg_cli.training.checkpoints import load_model, read_checkpoint
 from seg_cli.training.devices import device_of
 from seg_cli.training.quiet import quiet
 
@@ -23,22 +34,21 @@ def run(cfg: DictConfig) -> float | None:
     quiet()
     request = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     trained = Run.open(request["run"])
+    trained.check_evaluation(request["name"])
     config = cast(dict[str, Any], OmegaConf.to_container(trained.config))
+    checkpoint = trained.best_checkpoint if request["checkpoint"] == "best" else trained.last_checkpoint
+    asked = [group for group in ("metrics", *INFERENCE_GROUPS, "void", "threshold") if request.get(group) is not None]
+    config |= {group: request[group] for group in asked}
+    chosen = HydraConfig.get().runtime.choices
+    choices = config["choices"] | {group: chosen[group] for group in ("data", *INFERENCE_GROUPS) if chosen.get(group)}
 
-    if request["data"]["root"] is not None:
-        if "root" not in config["data"]:
-            raise UserError(
-                f"data.root: the dataset of this run, {config['choices']['data']}, is not read from a folder."
-            )
-        config["data"]["root"] = request["data"]["root"]
-    dataset: Dataset = build(config, "data")
+    dataset = _dataset(request, config, checkpoint)
     splits = _splits(request["split"], dataset)
     for place in (config["model"], config["model"].get("encoder")):
         if isinstance(place, dict) and "weights" in place:
             place["weights"] = "none"  # the checkpoint has them all
     config["precision"]["channels_last"] = request["precision"]["channels_last"]
     model = build_model(config, dataset.labels.num_classes)
-    checkpoint = trained.best_checkpoint if request["checkpoint"] == "best" else trained.last_checkpoint
     load_model(model, checkpoint)
 
     device = device_of(request)
@@ -47,31 +57,53 @@ def run(cfg: DictConfig) -> float | None:
         "eval_batch_size": request["loader"]["eval_batch_size"] or config["loader"]["eval_batch_size"],
         "workers": request["loader"]["workers"],
     }
+    scoring = Scoring.of(config, dataset)
     scored = score_splits(
         model,
         dataset,
         splits,
+        scoring=scoring,
         loader=loader,
         device=device,
         dtype=precision.autocast_dtype(mode),
         limit_batches=request["limit_batches"],
     )
+    names = dataset.labels.names
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config["name"],
-        "choices": config["choices"],
+        "choices": choices,
         "seed": config["seed"],
         "checkpoint": request["checkpoint"],
         "precision": mode,
-        "splits": {name: split_results(found, dataset.labels.names) for name, found in scored.items()},
+        "splits": {name: split_results(found, names, void=scoring.void) for name, found in scored.items()},
     }
-    evaluation = trained.new_evaluation()
+    evaluation = trained.new_evaluation(request["name"])
     evaluation.write_results(results)
-    evaluation.write_per_image(*per_image_table(scored, dataset.labels.names))
+    evaluation.write_per_image(*per_image_table(scored, names))
+    draw_metrics(scored[splits[-1]], choices["model"], evaluation.folder, split=splits[-1])
     console = Console()
     console.print(terminal.score_table(results))
     console.print(f"scores: {evaluation.folder / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
     return results["splits"][splits[-1]]["miou"]
+
+
+def _dataset(request: Mapping[str, Any], config: dict[str, Any], checkpoint: Path) -> Dataset:
+    """The dataset of the run, perhaps from where it is now; or another one, with the classes of the model."""
+    if "_target_" in request["data"]:
+        known = read_checkpoint(checkpoint).get("classes")
+        if known is None:
+            raise UserError(f"{checkpoint}: the checkpoint is of an older version and does not say its classes.")
+        return MappedDataset(build({"data": request["data"]}, "data"), known, request["classes"]["map"])
+    if request["classes"]["map"]:
+        raise UserError("classes.map: it is for another dataset than that of the run. Type data=CHOICE too.")
+    if request["data"]["root"] is not None:
+        if "root" not in config["data"]:
+            raise UserError(
+                f"data.root: the dataset of this run, {config['choices']['data']}, is not read from a folder."
+            )
+        config["data"]["root"] = request["data"]["root"]
+    return build(config, "data")
 
 
 def _splits(asked: str | list[str], dataset: Dataset) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,18 @@ from seg_cli.data.loading import scoring_loader, worker_count
 from seg_cli.data.sample import Dataset
 from seg_cli.errors import UserError
 from seg_cli.inference.evaluate import Evaluation, evaluate
+from seg_cli.inference.postprocess import Postprocess
+from seg_cli.inference.predictor import Predictor
+from seg_cli.inference.sliding import Inference
+from seg_cli.inference.tta import Tta
 from seg_cli.metrics.confusion import score
 from seg_cli.metrics.counting import Counting
 from seg_cli.metrics.metric import Metric
 from seg_cli.metrics.threshold import ThresholdSweep
+from seg_cli.reports.figures_metrics import miou_by_crop, reliability
 from seg_cli.training.progress import track
+
+INFERENCE_GROUPS = ("inference", "tta", "postprocess")
 
 
 @dataclass(frozen=True)
@@ -29,15 +37,19 @@ class Scoring:
         metrics: name -> metric, besides the standard ones.
         void: ``ignored`` or ``false_positive``, see ``Counting``.
         threshold: of the sigmoid where labels overlap; ``best`` takes the best of each class on val.
+        inference, tta, postprocess: how scores come about, see ``Predictor``.
     """
 
     metrics: dict[str, Metric]
     void: str = "ignored"
     threshold: float | str = 0.5
+    inference: Inference | None = None
+    tta: Tta | None = None
+    postprocess: Postprocess | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dataset: Dataset) -> "Scoring":
-        """What ``metrics``, ``void`` and ``threshold`` of a config ask for; metrics are tried on the dataset's classes.
+        """What a config asks for; metrics are tried on the dataset's classes.
 
         Raises:
             UserError: for a threshold where labels do not overlap, or a metric that does not suit the classes.
@@ -51,7 +63,12 @@ class Scoring:
         metrics = {name: build(config["metrics"], name) for name in config.get("metrics") or {}}
         for metric in metrics.values():
             metric.start(labels.num_classes, labels.names, torch.device("cpu"))
-        return cls(metrics, config.get("void", "ignored"), threshold)
+        how = {group: build(config, group) for group in INFERENCE_GROUPS if config.get(group)}
+        return cls(metrics, config.get("void", "ignored"), threshold, **how)
+
+    def predictor(self, model: nn.Module, counting: Counting) -> Predictor:
+        """The model with windows, test-time augmentation and post-processing around it."""
+        return Predictor(model, counting=counting, inference=self.inference, tta=self.tta, postprocess=self.postprocess)
 
 
 def score_splits(
@@ -80,10 +97,11 @@ def score_splits(
             dataset.splits[name], batch_size=loader["eval_batch_size"], workers=worker_count(loader["workers"])
         )
         total = len(batches) if limit_batches is None else min(limit_batches, len(batches))
+        counting = Counting.of(labels, threshold, scoring.void)
         return evaluate(
-            model,
+            scoring.predictor(model, counting),
             track(islice(batches, total), f"{doing} {name}", total=total),
-            counting=Counting.of(labels, threshold, scoring.void),
+            counting=counting,
             device=device,
             dtype=dtype,
             metrics=metrics,
@@ -144,6 +162,14 @@ def per_image_table(scored: Mapping[str, Evaluation], class_names: Iterable[str]
         parts = zip(found.names, found.groups, counts, others, strict=True)
         rows += [[split, name, group, *row, *other] for name, group, row, other in parts]
     return columns, rows
+
+
+def draw_metrics(found: Evaluation, model: str, folder: Path, *, split: str = "test") -> None:
+    """The pictures of those metrics that have one."""
+    if "calibration" in found.metrics:
+        reliability(found.metrics["calibration"], folder / "reliability.png", split=split)
+    if "distance" in found.metrics:
+        miou_by_crop({model: found.metrics["distance"]}, folder / "miou_by_crop.png", split=split)
 
 
 def _number(value: float) -> float | None:

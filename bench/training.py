@@ -1,0 +1,299 @@
+"""Epochs of our training loop, beside a hand-written loop that does the same, and beside the stock way.
+
+U-Net on ResNet-18, 224x224, batches of 8, drawn pictures as JPEG with PNG masks, 11 classes. On a GPU also DeepLabV3+
+on ResNet-50 at 512x512.
+
+- By hand: the same model, loader, loss, precision, optimiser and clipping in a loop of ten lines. Epochs are
+  interleaved; the figure is the median over the rounds of the ratio within a round.
+- Stock: what the documentation of the libraries shows: a LightningModule with SMP's U-Net, its dice loss and
+  cross-entropy, torchmetrics in the training step, albumentations and ToTensorV2 in a DataLoader, AdamW, float32. Ours
+  is what ``segrun`` does by default with the same losses and augmentation.
+
+    python bench/training.py [ROUNDS]
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import segmentation_models_pytorch as smp
+import torch
+import torchmetrics
+from albumentations.pytorch import ToTensorV2
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from seg_cli.data.augment import Augment
+from seg_cli.data.datamodule import DataModule
+from seg_cli.data.files import FileDataset, Pair
+from seg_cli.data.geometry import HorizontalFlip
+from seg_cli.data.images import ImageReader
+from seg_cli.data.labels import LabelSpace
+from seg_cli.data.loading import worker_count
+from seg_cli.data.masks import read_index
+from seg_cli.inference.evaluate import autocast
+from seg_cli.losses import CrossEntropy, Dice, Sum
+from seg_cli.models.deeplabv3plus import DeepLabV3Plus
+from seg_cli.models.encoder import Encoder
+from seg_cli.models.unet import UNet
+from seg_cli.runs.run import Run
+from seg_cli.training import precision
+from seg_cli.training.finetune import Phases
+from seg_cli.training.fit import set_backends
+from seg_cli.training.loop import Loop
+from seg_cli.training.progress import TrainingDisplay
+from seg_cli.training.schedules import OneCycle
+from seg_cli.training.signals import StopSignals
+from seg_cli.training.stages import Plan, Stage
+from seg_cli.training.task import SegmentationTask
+
+CLASSES, BATCH = 11, 8
+SETTINGS = {
+    "early_stop": None,
+    "validate_every": 10**6,
+    "gradient_clip": 1.0,
+    "checkpoint_minutes": None,
+    "lr_batch": None,
+}
+LABELS = LabelSpace(
+    names=[f"class {index}" for index in range(CLASSES)], colors=[(index, index, index) for index in range(CLASSES)]
+)
+
+
+def draw(folder: Path, side: int, samples: int) -> list[Pair]:
+    """Pictures of some texture, with masks of a few regions."""
+    pairs = []
+    for index in range(samples):
+        rng = np.random.default_rng(index)
+        regions = rng.integers(0, CLASSES, (6, 6), np.uint8)
+        mask = cv2.resize(regions, (side, side), interpolation=cv2.INTER_NEAREST)
+        image = (mask[..., None] * np.array([20, 9, 15]) + rng.normal(60, 20, (side, side, 3))).clip(0, 255)
+        pair = Pair(folder / f"{index}.jpg", (folder / f"{index}.png",), str(index))
+        cv2.imwrite(str(pair.image), image.astype(np.uint8))
+        cv2.imwrite(str(pair.masks[0]), mask)
+        pairs.append(pair)
+    return pairs
+
+
+def ours(model: nn.Module, pairs: list[Pair], folder: Path, device: torch.device, epochs: int) -> Loop:
+    """The loop that ``segrun`` runs, with flips, cross-entropy and dice, and without scoring."""
+    few = {"train": pairs, "val": pairs[:2]}
+    dataset = FileDataset(few, LABELS, read_image=ImageReader(), read_mask=read_index)
+    augment = Augment({"flip": HorizontalFlip()})
+    data = DataModule(dataset, augment=augment, eval_batch_size=BATCH, workers="auto", seed=0)
+    task = SegmentationTask(
+        model.to(memory_format=torch.channels_last),
+        Sum({"ce": CrossEntropy(), "dice": Dice()}, {"ce": 1.0, "dice": 1.0}),
+        class_names=LABELS.names,
+        make_optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3, fused=True),
+        schedule=OneCycle(),
+        encoder_lr_factor=1.0,
+        finetune=Phases(),
+    )
+    fabric = Fabric(accelerator=device.type, devices=1)
+    fabric.launch()
+    plan = Plan([Stage(0, epochs, None, 1.0, BATCH)], len(pairs))
+    return Loop(
+        task,
+        data,
+        Run.create(folder / "run", numbered=True),
+        fabric=fabric,
+        plan=plan,
+        settings=SETTINGS,
+        mode=precision.resolve("auto", device),
+        average=None,
+        loggers=[],
+        display=TrainingDisplay(plan, image=(1, 1), validate_every=1, quiet=True),
+        stop=StopSignals(),
+        identity={},
+    )
+
+
+def our_epoch(loop: Loop) -> Callable[[], None]:
+    def go() -> None:
+        epoch = loop.at.epoch
+        loop._begin(epoch)
+        loop._train(epoch)
+        loop._look_at_losses()
+        loop.at.epoch, loop.at.seen = epoch + 1, 0
+        wait(loop.device)
+
+    return go
+
+
+def epoch_by_hand(loop: Loop) -> Callable[[], None]:
+    """The same work on the same objects, without the loop around it."""
+    model, loss, optimizer = loop.task.model, loop.task.loss, loop.stepper.optimizer
+
+    def go() -> None:
+        model.train()
+        for batch in loop.data.training_batches(0, range(loop.plan.batches(0))):
+            images, masks = (
+                batch.images.to(loop.device, non_blocking=True),
+                batch.masks.to(loop.device, non_blocking=True),
+            )
+            optimizer.zero_grad(set_to_none=True)
+            with autocast(loop.device, loop.dtype):
+                value, _ = loss(model(images), masks)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        wait(loop.device)
+
+    return go
+
+
+class StockSamples(TorchDataset):
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+        self.transform = A.Compose([A.HorizontalFlip(p=0.5), A.Normalize(), ToTensorV2()])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = cv2.cvtColor(cv2.imread(str(self.pairs[index].image)), cv2.COLOR_BGR2RGB)
+        mask = cv2.imread(str(self.pairs[index].masks[0]), cv2.IMREAD_UNCHANGED)
+        made = self.transform(image=image, mask=mask)
+        return made["image"], made["mask"].long()
+
+
+class Stock(pl.LightningModule):
+    """The module that tutorials show."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.dice = smp.losses.DiceLoss("multiclass")
+        self.ce = nn.CrossEntropyLoss()
+        self.iou = torchmetrics.JaccardIndex("multiclass", num_classes=CLASSES)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, masks = batch
+        logits = self.model(images)
+        loss: Tensor = self.ce(logits, masks) + self.dice(logits, masks)
+        self.iou(logits.argmax(1), masks)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_iou", self.iou, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def stock_seconds(model: nn.Module, pairs: list[Pair], device: torch.device, epochs: int) -> float:
+    """Seconds an epoch, of all but the first."""
+    workers = worker_count("auto")
+    loader = DataLoader(
+        StockSamples(pairs),
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=True,
+        drop_last=True,
+        pin_memory=device.type == "cuda",
+    )
+    ends: list[float] = []
+
+    class Clock(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            wait(device)
+            ends.append(time.perf_counter())
+
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator=device.type,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Clock()],
+    )
+    trainer.fit(Stock(model), loader)
+    return (ends[-1] - ends[0]) / (epochs - 1)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def compare(
+    name: str,
+    make: Callable[[], nn.Module],
+    make_stock: Callable[[], nn.Module],
+    side: int,
+    samples: int,
+    rounds: int,
+    device: torch.device,
+    targets: tuple[float, float],
+) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = draw(Path(folder), side, samples)
+        loop = ours(make(), pairs, Path(folder), device, epochs=10**6)
+        entries = {"ours": our_epoch(loop), "by hand": epoch_by_hand(loop)}
+        times: dict[str, list[float]] = {entry: [] for entry in entries}
+        for number in range(rounds + 1):
+            for entry in list(entries) if number % 2 else list(entries)[::-1]:
+                started = time.perf_counter()
+                entries[entry]()
+                if number:  # the first warms up
+                    times[entry].append(time.perf_counter() - started)
+        del loop, entries
+        stock = stock_seconds(make_stock(), pairs, device, 3)
+    images = samples // BATCH * BATCH
+    own = statistics.median(times["ours"])
+    print(f"\n{name}, {side}x{side}, batches of {BATCH}, {device.type}, {torch.get_num_threads()} threads")
+    print(f"{'':<12}{'s an epoch':>12}{'images/s':>10}")
+    for entry, seconds in (("ours", own), ("by hand", statistics.median(times["by hand"])), ("stock", stock)):
+        print(f"{entry:<12}{seconds:>12.3f}{images / seconds:>10.1f}")
+    ratio = statistics.median(a / b for a, b in zip(times["ours"], times["by hand"], strict=True))
+    return [
+        f"{'met' if ratio <= targets[0] else 'MISSED':<8}{name}: time an epoch over the loop by hand {ratio:>6.3f}, "
+        f"target <= {targets[0]:g}",
+        f"{'met' if stock / own >= targets[1] else 'MISSED':<8}{name}: images a second over the stock way "
+        f"{stock / own:>6.2f}, target >= {targets[1]:g}",
+    ]
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    set_backends(deterministic=False)
+    cpu: dict[str, Any] = {"side": 224, "samples": 64, "rounds": rounds, "device": torch.device("cpu")}
+    lines = compare(
+        "unet, resnet18",
+        lambda: UNet(encoder=Encoder("resnet18"), num_classes=CLASSES),
+        lambda: smp.Unet("resnet18", encoder_weights=None, classes=CLASSES),
+        **cpu,
+        targets=(1.02, 2.5),
+    )
+    if torch.cuda.is_available():
+        gpu: dict[str, Any] = {"side": 512, "samples": 512, "rounds": rounds, "device": torch.device("cuda")}
+        lines += compare(
+            "deeplabv3plus, resnet50",
+            lambda: DeepLabV3Plus(encoder=Encoder("resnet50", output_stride=16), num_classes=CLASSES),
+            lambda: smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=CLASSES),
+            **gpu,
+            targets=(1.03, 2.0),
+        )
+    print("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Batches as large as memory allows, and scores that are too large for it."""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Portions:
+    """Cuts work into portions, half as large ones as soon as memory does not do, from then on.
+
+    Args:
+        size: items a portion to begin with; None takes all at once.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+
+    def run(
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]
+    ) -> Iterator[tuple[Sequence[Item], Result]]:
+        """Each portion with what ``work`` makes of it.
+
+        Raises:
+            RuntimeError: if memory does not do for a single item.
+        """
+        at = 0
+        while at < len(items):
+            portion = items[at : at + (self.size or len(items))]
+            try:
+                result = work(portion)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or len(portion) == 1:
+                    raise
+                self.size = len(portion) // 2
+                continue
+            yield portion, result
+            at += len(portion)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch's says that a device, or the host, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def on_disk(shape: Sequence[int]) -> Tensor:
+    """A float32 tensor of zeros that lies in a temporary file, which goes when the tensor goes.
+
+    Only what is being worked on needs to be in memory.
+    """
+    with tempfile.NamedTemporaryFile(prefix="segrun-scores-") as file:  # the mapping outlives its name
+        file.truncate(4 * math.prod(shape))
+        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=torch.float32).view(*shape)

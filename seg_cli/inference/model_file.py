@@ -1,0 +1,2 @@
+"""x"""
+KEY, INPUT, OUTPUT = "segrun", "images", "logits"
