@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint bench clean
+.PHONY: help install demo test test-slow test-gpu test-cluster lint bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-slow: $(INSTALLED)  ## tests that take minutes each
 
 test-gpu: $(INSTALLED)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-cluster: $(INSTALLED)  ## tests that need a running SLURM of two nodes
+	$(BIN)/python -m pytest -m slurm
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

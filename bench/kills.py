@@ -34,10 +34,22 @@ import seg_cli.commands.train
 from seg_cli import cli
 from seg_cli.runs.run import Run
 
+EPOCHS = 4
 TINY = (
-    *("model=deeplabv3plus", "encoder.name=test_resnet.r160_in1k", "model.channels=32", "loader.batch_size=2", "precision=fp32"),
+    *(
+        "model=deeplabv3plus",
+        "encoder.name=test_resnet.r160_in1k",
+        "model.channels=32",
+        "loader.batch_size=2",
+        "precision=fp32",
+    ),
     *("logger=none", "data=shapes", "data.train=12", "data.val=4", "data.test=2", "data.size=[64,64]"),
-    *("augment=geometry+color", "trainer.max_epochs=4", "trainer.accelerator=cpu", "trainer.checkpoint_minutes=0"),
+    *(
+        "augment=geometry+color",
+        f"trainer.max_epochs={EPOCHS}",
+        "trainer.accelerator=cpu",
+        "trainer.checkpoint_minutes=0",
+    ),
 )
 SCHEDULES = {
     "plain": ("loader.workers=0",),
@@ -170,16 +182,15 @@ class Trial:
         while len(met) < kills:
             left = self.seconds * (1 - self._share_done(run))
             sitting = Sitting(arguments, self.folder, self.processes)
-            begins = time.monotonic()
             resumed = (run.folder / "config.yaml").exists()
             sitting.wait((run.folder / "config.yaml").exists)
             moment = rng.uniform(0, left + (self.opening if resumed else 0))
-            sitting.wait(lambda: False, moment)  # noqa: B023
+            sitting.wait(lambda: False, moment)
             while_writing = rng.random() < 0.4
             if while_writing:
                 sitting.wait(lambda: _half_written(run))
             if sitting.kill():
-                met.append(_where(run, time.monotonic() - begins))
+                met.append(_where(run))
             elif run.status["state"] == "finished":  # it was faster than we thought
                 shutil.rmtree(run.folder)
                 met.clear()
@@ -206,14 +217,14 @@ def _half_written(run: Run) -> bool:
     return any(name.endswith(".tmp") for name in os.listdir(run.folder / "checkpoints"))
 
 
-def _where(run: Run, seconds: float) -> str:
+def _where(run: Run) -> str:
     """What a kill met, in a word."""
     if _half_written(run):
         return "writing a checkpoint"
     if not run.last_checkpoint.exists():
         return "before a checkpoint" if not run.previous_checkpoint.exists() else "between renames"
     status = run.status
-    return "in scoring" if status["epoch"] == 4 else "between epochs" if status["step"] == 0 else "in training"
+    return "in scoring" if status["epoch"] == EPOCHS else "in training"
 
 
 def main() -> None:

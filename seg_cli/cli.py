@@ -21,7 +21,18 @@ from seg_cli.errors import SegrunError, UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_HYDRA_VERBS: Mapping[str, Mapping[str, str]] = {"train": {}, "eval": {}, "check": {"--sheet": "sheet=true"}}
+_HYDRA_VERBS: Mapping[str, Mapping[str, str]] = {
+    "train": {},
+    "plan": {
+        "--time": "plan.time=true",
+        "--largest-batch": "plan.largest_batch=true",
+        "--find-lr": "plan.find_lr=true",
+    },
+    "eval": {},
+    "check": {"--sheet": "sheet=true"},
+    "predict": {"model=": "model.file="},  # model=NAME would choose from the group of that name
+    "export": {},
+}
 """Verbs of ``conf/<verb>.yaml``, each with flags of its own and the settings that they are short for."""
 
 _TRACEBACKS = "SEGRUN_TRACEBACKS"
@@ -46,8 +57,8 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader had enough, as in: segrun list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except KeyboardInterrupt as interrupt:
+        _say(". ".join(["interrupted", *getattr(interrupt, "__notes__", [])]))
         return 130
     except _JobEnded as ended:
         return _tell(ended.error, argv)
@@ -129,7 +140,7 @@ def _run_hydra(verb: str, argv: list[str]) -> int:
 
     parser = get_args_parser()
     switches = _HYDRA_VERBS[verb]
-    flags = _parse(parser, [switches.get(argument, argument) for argument in argv], switches)
+    flags = _parse(parser, [_in_full(argument, switches) for argument in argv], switches)
     hydra.version.setbase("1.3")
     sums.register()
     # What hydra.main() does, but with flags that may stand anywhere, and with sys.argv left as it is: the
@@ -142,6 +153,11 @@ def _run_hydra(verb: str, argv: list[str]) -> int:
         config_name=verb,
     )
     return 0
+
+
+def _in_full(argument: str, switches: Mapping[str, str]) -> str:
+    key, equals, value = argument.partition("=")
+    return switches.get(key + equals, key + equals) + value if equals else switches.get(argument, argument)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str], switches: Iterable[str]) -> argparse.Namespace:
@@ -213,7 +229,7 @@ def _tell(error: Exception, argv: Sequence[str] = ()) -> int:
     if told is None:
         _say("This is a bug in segrun, or in a component of yours. Please report it with the lines above.")
         return 1
-    _say(str(told), title="error: ")
+    _say(" ".join([str(told), *getattr(error, "__notes__", [])]), title="error: ")
     return told.exit_status
 
 

@@ -51,5 +51,6 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
 
 
 def describe_pretraining(model: nn.Module) -> str:
-    """What the model's encoder started from: ``imagenet``, ``none``, or a file's name and hash."""
-    return getattr(getattr(model, "encoder", None), "pretrained", "none")
+    """What the model or its encoder started from: ``imagenet``, ``none``, or a file's name and hash."""
+    encoder = getattr(model, "encoder", None)
+    return str(getattr(model, "started_from", None) or getattr(encoder, "pretrained", "none"))

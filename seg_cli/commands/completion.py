@@ -15,8 +15,13 @@ from seg_cli.errors import UserError
 
 _FLAGS = {
     "train": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
+    "plan": (
+        *("--time", "--largest-batch", "--find-lr"),
+        *("--multirun", "--cfg", "--config-dir", "--info", "--help"),
+    ),
     "eval": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "check": ("--sheet", "--multirun", "--cfg", "--config-dir", "--info", "--help"),
+    "resume": ("--accept-changes", "--help"),
     "list": ("--json", "--config-dir", "--timm", "--cost", "--size", "--encoder", "--help"),
     "doctor": ("--json", "--help"),
 }
@@ -67,13 +72,13 @@ def candidates(line: str) -> list[str]:
         found = list(_FLAGS[verb])
     elif verb == "list":
         found = [nouns(group)[1] for group in groups()]
-    elif verb == "doctor":
-        found = []
+    elif verb == "doctor" or (verb == "resume" and len(words) == 1):
+        found = []  # of resume, the shell knows the folders
     elif "=" in current:
         found = _values(current)
     else:
         found = [] if words else list(VERBS)
-        found += _keys(verb, words, depth=current.count("."))
+        found += _keys("train" if verb == "resume" else verb, words, depth=current.count("."))
     return [word for word in found if word.startswith(current)]
 
 
@@ -92,6 +97,8 @@ def _values(current: str) -> list[str]:
 def _keys(verb: str, words: list[str], depth: int) -> list[str]:
     """Groups and dotted keys as far as ``depth`` dots; a section that goes deeper ends in a dot."""
     primary = _load(conf_dir() / f"{verb}.yaml")
+    if "train" in primary.get("defaults", []):  # a plan is of a training
+        primary = _load(conf_dir() / "train.yaml") | {key: primary[key] for key in primary if key != "defaults"}
     chosen: dict[str, str] = {}
     for default in primary.pop("defaults", []):
         chosen |= default if isinstance(default, dict) else {}

@@ -12,7 +12,11 @@ segrun: semantic-segmentation experiments from the command line
 
 Verbs
   train     train a model and score its best checkpoint; what segrun does without a verb
+  plan      what would happen: stages, steps, parameters, memory, time; nothing is trained
+  resume    go on with a run that was interrupted, killed or failed
   eval      score a run again, on any split
+  predict   masks and overlays for image files, by a run or an exported model
+  export    a run's model as an ONNX file, compared with the model before it is kept
   check     is a dataset sound? counts, labels, leaks, class shares, and a picture sheet
   list      what there is to choose from, with a line on each
   doctor    versions, devices, and what is missing
@@ -29,8 +33,12 @@ Examples
                                                     settings of the run
   segrun -m model=unet,deeplabv3plus seed=0,1,2     a run for every combination
   segrun model=unet --cfg job                       show the config, and run nothing
+  segrun plan model=unet data=camvid data.root=DIR  what a run would do, and need
   segrun check data=camvid data.root=DIR            find what is wrong with the data before training
   segrun eval run=RUN                               score a run again
+  segrun predict run=RUN input=photos out=DIR       masks and overlays for a folder of images
+  segrun export run=RUN out=model.onnx              a file that runs without this program
+  segrun resume RUN                                 go on with a run that did not come to its end
 """
 
 _CLOSING = """\
@@ -61,6 +69,21 @@ config, the environment, the scores, the checkpoints and figures.
 A dataset is looked for in data.root, by default $SEGRUN_DATA/<name>.
 All keys with their values: segrun --cfg job
 """,
+    "plan": """\
+segrun plan [GROUP=CHOICE ...] [KEY=VALUE ...] [--time] [--largest-batch] [--find-lr] [FLAGS]
+
+Says what a training with these options would do, and trains nothing: its stages with the size of images, batches and
+steps, the parts of the model and when each of them learns, operations, and about how much memory a step needs.
+
+  segrun plan model=deeplabv3plus data=camvid data.root=DIR resize=progressive finetune=gradual
+  segrun plan data=camvid --time                     and how long it takes, from three steps of each stage
+  segrun plan data=camvid --largest-batch            and which loader.batch_size fits into memory
+  segrun plan data=camvid --find-lr out=my_lr        and which optimizer.lr: a table and a picture of the loss as
+                                                     the learning rate grows (Smith 2015, arXiv:1506.01186)
+  segrun plan --cfg job                              all keys with their values: those of train, and a few more
+
+Without out=DIR, --find-lr leaves its files in outputs/plans/<name>/<time>/, and a plan leaves none.
+""",
     "eval": """\
 segrun eval run=RUN [KEY=VALUE ...] [FLAGS]
 
@@ -70,6 +93,38 @@ Scores a run again, on any split. RUN is its run directory, whose own results st
   segrun eval run=RUN split=[val,test] checkpoint=last
   segrun eval run=RUN data.root=DIR                  where the data is now
   segrun eval --cfg job                              all keys with their values
+""",
+    "predict": """\
+segrun predict run=RUN input=PATH out=DIR [KEY=VALUE ...] [FLAGS]
+segrun predict model=FILE.onnx input=PATH out=DIR [KEY=VALUE ...]
+
+Labels image files. PATH is an image, a folder (with all that is below it) or a pattern in quotes. In DIR, masks/ has
+the class indices with the colours of the classes, overlays/ these colours over the pictures, labels.json and
+legend.png what the colours mean; names, subfolders and sizes are those of the images. A file that cannot be read is
+named and left out, and the exit status is then 1.
+
+  segrun predict run=RUN input=photos out=predictions
+  segrun predict run=RUN 'input=photos/**/*.jpg' out=predictions save=[mask,overlay,probabilities,classes]
+  segrun predict run=RUN input=photos out=predictions tta=flip+scale inference=sliding postprocess=components
+  segrun predict run=RUN input=photos out=predictions overwrite=true
+                                                     over earlier predictions
+  segrun predict model=model.onnx input=photos out=predictions
+                                                     with a file of segrun export, without PyTorch
+  segrun predict --cfg job                           all keys with their values
+""",
+    "export": """\
+segrun export run=RUN out=FILE [format=onnx|torch_export] [KEY=VALUE ...] [FLAGS]
+
+Writes the model of a run as a program of its own: float32 pixel values (batch, bands, height, width) in 0..255 in,
+logits out, of any batch and size, with the names and colours of the classes in its metadata. It is compared with the
+model on images of val, and kept only if it says the same.
+
+  segrun export run=RUN out=model.onnx
+  segrun export run=RUN out=model.onnx size=[512,1024]
+                                                     for images of one size alone
+  segrun export run=RUN out=model.pt2 format=torch_export
+                                                     for torch.export.load
+  segrun export --cfg job                            all keys with their values
 """,
     "check": """\
 segrun check [data=NAME] [KEY=VALUE ...] [--sheet] [FLAGS]
@@ -84,6 +139,20 @@ outputs/checks/<name>/<time>/. Exit status 1 when an error is found; warnings le
                                                      draw augmented samples too
   segrun check data=camvid samples=16 out=my_check   more pictures, in a folder of your own choice
   segrun check --cfg job                             all keys with their values
+""",
+    "resume": """\
+segrun resume RUN [KEY=VALUE ...] [--accept-changes]
+
+Goes on with a run in its run directory, from its last checkpoint, as if it had never stopped: no batch is seen
+twice or skipped, and the scores are those of a run that was left alone. A checkpoint that is broken is named, and
+the one before it is used.
+
+  segrun resume outputs/camvid/2026-01-31_12-00-00
+  segrun resume RUN trainer.devices=1 loader.workers=4 data.root=DIR
+                                                     where and how it is computed may change
+  segrun resume RUN logger=csv trainer=cpu_ddp       so may the logger, and devices by their choice
+  segrun resume RUN trainer.max_epochs=80 --accept-changes
+                                                     what changes the result has to be accepted
 """,
     "list": """\
 segrun list [GROUP ...] [--json] [--config-dir DIR] [--timm PATTERN]

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from seg_cli.commands.build import build_partial, describe_pretraining
 from seg_cli.commands.class_weights import describe_class_weights
-from seg_cli.commands.experiment import Experiment, prepare, resolve
-from seg_cli.commands.score import per_image_table, score_splits, split_results
+from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare, resolve
+from seg_cli.commands.resume import resume_run
+from seg_cli.commands.score import draw_metrics, per_image_table, score_splits, split_results
 from seg_cli.errors import SegrunError
 from seg_cli.inference.cost import peak_memory
 from seg_cli.inference.evaluate import Evaluation, best_median_worst, predict_examples
@@ -27,23 +28,41 @@ from seg_cli.reports import figures, terminal
 from seg_cli.reports.confusion import draw_confusion
 from seg_cli.runs.environment import describe_environment
 from seg_cli.runs.fingerprint import fingerprint
+from seg_cli.runs.requeue import earlier_run, remember, requeue
 from seg_cli.runs.run import SCHEMA, Run
+from seg_cli.runs.runner import describe_runner
 from seg_cli.training import precision
 from seg_cli.training.checkpoints import load_model
 from seg_cli.training.devices import make_fabric
 from seg_cli.training.fit import Fitted, fit
 from seg_cli.training.loggers import ExperimentLogger
 from seg_cli.training.quiet import quiet
+from seg_cli.training.signals import Interrupted, obey_at_once
 
 
 def run(cfg: DictConfig) -> float | None:
     """Train as configured. Returns the mIoU on test, for sweepers."""
     quiet()
-    experiment = prepare(resolve(cfg))
+    config = resolve(cfg)
+    begun = earlier_run(config)
+    if begun is not None:
+        return _go_on_in_queue(Run.open(begun))
+    experiment = prepare(config)
     first = getattr(rank_zero_only, "rank", 0) == 0  # known from the environment before there is a group of processes
     folder = open_run(experiment.config).folder if first else Path()
     fabric = make_fabric(experiment.config["trainer"], experiment.device, thaws=experiment.thaws)
-    return carry_out(experiment, Run(fabric.broadcast(folder)), fabric, checkpoint=None)
+    directory = Run(fabric.broadcast(folder))
+    if fabric.is_global_zero:
+        remember(config, directory.folder)
+    return carry_out(experiment, directory, fabric, checkpoint=None)
+
+
+def _go_on_in_queue(directory: Run) -> float | None:
+    """Go on with what this job of SLURM had begun before it was put back into the queue, unless it was finished."""
+    if directory.status["state"] != "finished":
+        return resume_run(directory)
+    print(f"This job finished {directory.folder} before it was put back into the queue.")
+    return directory.results["splits"]["test"]["miou"]
 
 
 def carry_out(
@@ -52,15 +71,19 @@ def carry_out(
     """Train from the beginning or from a checkpoint, score, and write it all down. Returns the mIoU on test."""
     # Of the processes of a distributed run, the first speaks.
     console = Console(soft_wrap=True, quiet=not fabric.is_global_zero)
-    config = experiment.config
-    with recorded(directory, speaks=fabric.is_global_zero):
-        if fabric.is_global_zero and checkpoint is None:
+    with recorded(directory, speaks=fabric.is_global_zero), obey_at_once():
+        if fabric.is_global_zero:
+            directory.write_config(experiment.config)  # with which the run can begin anew from here on
+        experiment = fit_batch_size(experiment, fabric)
+        config = experiment.config
+        if fabric.is_global_zero:
             directory.write_config(config)
-            directory.write_environment(describe_environment())
-            if experiment.class_weights:
+            _write_environment(directory, experiment, checkpoint)
+            if experiment.class_weights and checkpoint is None:
                 directory.write_class_weights(experiment.class_weights)
         _print_opening(console, experiment, directory, fabric)
-        with open_loggers(config, directory, speaks=fabric.is_global_zero) as loggers:
+        ids = checkpoint["loggers"] if checkpoint else {}
+        with open_loggers(config, directory, ids=ids, speaks=fabric.is_global_zero) as loggers:
             fitted = fit(
                 experiment.task,
                 experiment.data,
@@ -83,6 +106,19 @@ def carry_out(
     return results["splits"]["test"]["miou"]
 
 
+def _write_environment(directory: Run, experiment: Experiment, checkpoint: Mapping[str, Any] | None) -> None:
+    """Where the run is computed; where it went on, if it did, comes under ``resumed``."""
+    here = {**describe_environment(), **experiment.found}
+    if checkpoint is None:
+        directory.write_environment(here)
+        return
+    first = directory.environment
+    position = {"epoch": checkpoint["position"]["epoch"], "step": checkpoint["position"]["step"]}
+    known = {key: value for key, value in here.items() if value != first.get(key)}
+    first.setdefault("resumed", []).append({**position, **known})
+    directory.write_environment(first)
+
+
 def identity(experiment: Experiment, loggers: list[Logger]) -> dict[str, Any]:
     """What a checkpoint is of: the settings, the classes, and the W&B run that it goes on in."""
     return {
@@ -101,6 +137,7 @@ def _score(experiment: Experiment, directory: Run, fitted: Fitted, loggers: list
         model,
         dataset,
         ["val", "test"],
+        scoring=experiment.scoring,
         loader=config["loader"],
         device=device,
         dtype=dtype,
@@ -113,7 +150,9 @@ def _score(experiment: Experiment, directory: Run, fitted: Fitted, loggers: list
         "fingerprint": fingerprint(config, data=dataset.fingerprint(), pretrained=pretrained),
         "choices": config["choices"],
         "seed": config["seed"],
-        "splits": {name: split_results(found, dataset.labels.names) for name, found in scored.items()},
+        "splits": {
+            name: split_results(found, dataset.labels.names, void=config["void"]) for name, found in scored.items()
+        },
         "cost": {
             "parameters": experiment.parameters,
             "flops": experiment.flops,
@@ -156,27 +195,41 @@ def recorded(directory: Run, *, speaks: bool) -> Iterator[None]:
     if not speaks:
         yield
         return
-    directory.write_status("running")
+    directory.write_status("running", process=describe_runner())
     try:
         yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        reason = str(error) if isinstance(error, SegrunError) else f"{type(error).__name__}: {error}".rstrip(": ")
+        told = isinstance(error, SegrunError | Interrupted)
+        reason = str(error) if told else f"{type(error).__name__}: {error}".rstrip(": ")
         with suppress(OSError, SegrunError):  # a full disk must not hide why the run ended
             directory.write_status("interrupted" if interrupted else "failed", reason=reason)
+        if interrupted or directory.last_checkpoint.exists():
+            error.add_note(f"To go on: segrun resume {directory.folder}")
+        if reason == "SIGUSR1" and (sentence := requeue()):
+            error.add_note(sentence)
         raise
     directory.write_status("finished")
 
 
 @contextmanager
-def open_loggers(config: Mapping[str, Any], directory: Run, *, speaks: bool = True) -> Iterator[list[Logger]]:
-    """The loggers of ``logger=``, closed in the end, however it comes; none in a process that does not speak."""
+def open_loggers(
+    config: Mapping[str, Any], directory: Run, *, ids: Mapping[str, str] | None = None, speaks: bool = True
+) -> Iterator[list[Logger]]:
+    """The loggers of ``logger=``, closed in the end, however it comes; none in a process that does not speak.
+
+    Args:
+        ids: of the run in each logger's own terms, from a checkpoint; W&B goes on with its run.
+        speaks: whether this process is the one that writes.
+    """
     about = {"run_dir": directory.folder, "name": config["name"], "config": dict(config), "tags": config["tags"]}
     loggers: list[Logger] = []
+    wandb_id = (ids or {}).get("wandb")
     failed = True
     try:
         for name in (config["logger"] or {}) if speaks else {}:
-            loggers.append(build_partial(config, f"logger.{name}")(**about))
+            going_on = {"run_id": wandb_id} if name == "wandb" and wandb_id else {}
+            loggers.append(build_partial(config, f"logger.{name}")(**about, **going_on))
         yield loggers
         failed = False
     finally:
@@ -218,12 +271,15 @@ def _draw(
     """The pictures of a run, in figures/ and wherever a logger shows them."""
     labels, test = experiment.dataset.labels, scored["test"]
     figures.curves(directory.metrics, directory.figures / "curves.png")
-    draw_confusion(test.matrix, labels.names, directory.figures / "confusion.png")
+    classes = labels.num_classes
+    draw_confusion(test.matrix[:classes], labels.names, directory.figures / "confusion.png")  # without a row of void
+    draw_metrics(test, experiment.config["choices"]["model"], directory.figures)
+    counting = Counting.of(labels, void=experiment.scoring.void)
     examples = predict_examples(
-        experiment.model,
+        experiment.scoring.predictor(experiment.model, counting),
         experiment.dataset.splits["test"],
         best_median_worst(test.image_miou),
-        counting=Counting.of(labels),
+        counting=counting,
         device=experiment.device,
         dtype=precision.autocast_dtype(experiment.mode),
     )

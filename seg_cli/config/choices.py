@@ -22,10 +22,14 @@ _NOUNS = {
     "trainer": ("trainer", "trainers"),
     "precision": ("precision", "precisions"),
     "logger": ("logger", "loggers"),
+    "metrics": ("metric", "metrics"),
+    "tta": ("test-time augmentation", "test-time augmentations"),
+    "inference": ("inference", "inferences"),
+    "postprocess": ("post-processing", "post-processings"),
     "experiment": ("experiment", "experiments"),
 }
 
-SUM_GROUPS = ("loss", "augment", "logger", "tta", "metrics")
+SUM_GROUPS = ("loss", "augment", "logger", "tta", "metrics", "postprocess")
 """The groups that take sums, ``loss=ce+dice``."""
 
 WEIGHTED_GROUPS = ("loss",)

@@ -65,7 +65,7 @@ def _missing_choice(error: MissingConfigException) -> str:
     group = next((known for known in groups() if path.startswith(f"{known}/")), path.rpartition("/")[0])
     name = path.removeprefix(f"{group}/")
     if not group:
-        return f"There is no config named '{path}'. segrun brings train, eval and check."
+        return f"There is no config named '{path}'. segrun brings train, plan, eval and check."
     one, several = nouns(group)
     found = error.options or [] if path.rpartition("/")[0] == group else []  # Hydra looked into the last folder alone
     options = list(dict.fromkeys([*found, *(choice.name for choice in choices(group))]))

@@ -18,7 +18,8 @@ from seg_cli.errors import UserError
 
 COMPONENTS = (
     *("model", "loss", "data", "augment", "crop", "optimizer", "scheduler"),
-    *("resize", "finetune", "average", "logger"),
+    *("resize", "finetune", "average", "logger", "metrics"),
+    *("tta", "inference", "postprocess"),
 )
 """The groups whose constructors check their own keys."""
 
@@ -51,6 +52,16 @@ def _is_crop(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(_is_whole(v) and v >= 1 for v in value)
 
 
+def _is_range(value: object) -> bool:
+    numbers = isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    return numbers and 0 < value[0] < value[1]  # type: ignore[index]
+
+
+def _is_forms(value: object) -> bool:
+    forms = ("mask", "overlay", "probabilities", "classes")
+    return isinstance(value, list) and bool(value) and all(form in forms for form in value)
+
+
 def _is_split(value: object) -> bool:
     return _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value)))
 
@@ -70,17 +81,22 @@ def _or(word: str | None, rule: Rule) -> Rule:
 _POSITIVE = Rule("a number > 0", lambda value: _is_number(value) and value > 0)
 _SEED = Rule("a whole number from 0 to 4294967295", lambda value: _is_whole(value) and 0 <= value < 2**32)
 _TEXT = Rule("text", _is_text)
+_VOID = Rule("ignored or false_positive", lambda value: value in ("ignored", "false_positive"))
+_THRESHOLD = Rule("a probability between 0 and 1, or best", lambda v: v == "best" or (_is_number(v) and 0 < v < 1))
 _TRUTH = Rule("true or false", lambda value: isinstance(value, bool))
 
 RULES: Mapping[str, Rule] = {
     "name": Rule("the name of a folder, without slashes", _is_folder_name),
     "run_dir": _or(None, Rule("the path of a folder that does not exist yet", _is_text)),
     "seed": _SEED,
+    "start": _or(None, Rule("the path of a run directory or of a checkpoint", _is_text)),
     "tags": Rule(
         "a list of words, as in tags=[paper,draft]",
         lambda value: isinstance(value, list) and all(isinstance(tag, str) for tag in value),
     ),
     "notes": _or(None, _TEXT),
+    "void": _VOID,
+    "threshold": _THRESHOLD,
     "loader.crop": _or(None, Rule("height and width in pixels, as in loader.crop=[256,256]", _is_crop)),
     "loader.batch_size": _whole(1),
     "loader.eval_batch_size": _whole(1),
@@ -94,6 +110,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.nodes": _whole(1),
     "trainer.strategy": _one_of("auto", "ddp", "fsdp"),
     "trainer.sync_batchnorm": _TRUTH,
+    "trainer.auto_batch_size": _TRUTH,
     "trainer.accumulate": _whole(1),
     "trainer.lr_batch": _or(None, _whole(1)),
     "trainer.gradient_clip": _or(None, _POSITIVE),
@@ -110,9 +127,12 @@ RULES: Mapping[str, Rule] = {
 
 EVAL_RULES: Mapping[str, Rule] = {
     "run": Rule("the path of a run directory", _is_text),
+    "name": _or(None, Rule("the name of a folder, without slashes", _is_folder_name)),
     "split": Rule("the name of a split, or several, as in split=[val,test]", _is_split),
     "checkpoint": _one_of("best", "last"),
     "data.root": _or(None, _TEXT),
+    "void": _or(None, _VOID),
+    "threshold": _or(None, _THRESHOLD),
     "loader.eval_batch_size": _or(None, _whole(1)),
     "loader.workers": RULES["loader.workers"],
     "accelerator": RULES["trainer.accelerator"],
@@ -121,6 +141,47 @@ EVAL_RULES: Mapping[str, Rule] = {
     "limit_batches": RULES["trainer.limit_batches"],
 }
 """Keys of ``segrun eval``."""
+
+PLAN_RULES: Mapping[str, Rule] = {
+    "out": _or(None, Rule("the path of a folder", _is_text)),
+    "plan.time": _TRUTH,
+    "plan.largest_batch": _TRUTH,
+    "plan.find_lr": _TRUTH,
+    "plan.lr_range": Rule("the first and the last learning rate, as in plan.lr_range=[1e-7,1]", _is_range),
+    "plan.lr_steps": _whole(10),
+}
+"""Keys of ``segrun plan``, besides those of a training run."""
+
+PREDICT_RULES: Mapping[str, Rule] = {
+    "run": _or(None, EVAL_RULES["run"]),
+    "model.file": _or(None, Rule("the path of an ONNX file of segrun export", _is_text)),
+    "input": Rule("the path of an image or a folder, or a pattern as in 'input=photos/*.jpg'", _is_text),
+    "out": Rule("the path of a folder", _is_text),
+    "save": Rule("some of [mask,overlay,probabilities,classes]", _is_forms),
+    "overwrite": _TRUTH,
+    "checkpoint": EVAL_RULES["checkpoint"],
+    "threshold": _or(None, Rule("a probability between 0 and 1", lambda v: _is_number(v) and 0 < v < 1)),
+    "batch_size": _whole(1),
+    "workers": RULES["loader.workers"],
+    "data.root": _or(None, _TEXT),
+    "accelerator": RULES["trainer.accelerator"],
+    "precision.mode": EVAL_RULES["precision.mode"],
+    "precision.channels_last": RULES["precision.channels_last"],
+}
+"""Keys of ``segrun predict``, besides the groups of inference."""
+
+EXPORT_RULES: Mapping[str, Rule] = {
+    "run": EVAL_RULES["run"],
+    "out": Rule("the path of a file to write", _is_text),
+    "format": _one_of("onnx", "torch_export"),
+    "size": _or(None, Rule("height and width in pixels, as in size=[512,1024]", _is_crop)),
+    "checkpoint": EVAL_RULES["checkpoint"],
+    "overwrite": _TRUTH,
+    "images": _whole(1),
+    "tolerance": _POSITIVE,
+    "data.root": _or(None, _TEXT),
+}
+"""Keys of ``segrun export``."""
 
 CHECK_COMPONENTS = ("data", "augment", "crop")
 """Those of COMPONENTS that ``segrun check`` has."""
@@ -146,16 +207,38 @@ def validate(cfg: DictConfig) -> None:
             the value and what is allowed.
         OmegaConfBaseException: if a value is missing (``???``) or refers to something that is not there.
     """
-    settings = _resolve(cfg)
-    for component in COMPONENTS:
-        if component not in settings:
-            raise UserError(f"{component}: a run needs one, and the config has none. {_choose(component)}")
-    _check({key: value for key, value in settings.items() if key not in COMPONENTS}, RULES)
+    _check_run(_resolve(cfg), RULES)
+
+
+def validate_plan(cfg: DictConfig) -> None:
+    """Check a composed config of ``segrun plan``. Raises as ``validate`` does."""
+    _check_run(_resolve(cfg), {**RULES, **PLAN_RULES})
 
 
 def validate_eval(cfg: DictConfig) -> None:
     """Check a composed config of ``segrun eval``. Raises as ``validate`` does."""
-    _check(_resolve(cfg), EVAL_RULES)
+    settings = _resolve(cfg)
+    apart = ["metrics", "tta", "inference", "postprocess"]
+    if isinstance(data := settings["data"], dict) and "_target_" in data:
+        apart.append("data")
+    rules = {key: rule for key, rule in EVAL_RULES.items() if "data" not in apart or key != "data.root"}
+    # Classes may be called anything, so that what they are mapped to is no key of ours.
+    classes = settings.get("classes")
+    if not isinstance(classes, dict) or list(classes) != ["map"] or not isinstance(classes["map"], dict | None):
+        raise UserError("classes: it must be {map: {CLASS: CLASS}}, as in 'classes.map={tram: bus, sign: null}'.")
+    _check({key: value for key, value in settings.items() if key not in (*apart, "classes")}, rules)
+
+
+def validate_predict(cfg: DictConfig) -> None:
+    """Check a composed config of ``segrun predict``. Raises as ``validate`` does."""
+    settings = _resolve(cfg)
+    groups = ("tta", "inference", "postprocess")
+    _check({key: value for key, value in settings.items() if key not in groups}, PREDICT_RULES)
+
+
+def validate_export(cfg: DictConfig) -> None:
+    """Check a composed config of ``segrun export``. Raises as ``validate`` does."""
+    _check(_resolve(cfg), EXPORT_RULES)
 
 
 def validate_check(cfg: DictConfig) -> None:
@@ -165,6 +248,13 @@ def validate_check(cfg: DictConfig) -> None:
         if component not in settings:
             raise UserError(f"{component}: a check needs one, and the config has none. {_choose(component)}")
     _check({key: value for key, value in settings.items() if key not in CHECK_COMPONENTS}, CHECK_RULES)
+
+
+def _check_run(settings: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
+    for component in COMPONENTS:
+        if component not in settings:
+            raise UserError(f"{component}: a run needs one, and the config has none. {_choose(component)}")
+    _check({key: value for key, value in settings.items() if key not in COMPONENTS}, rules)
 
 
 def _resolve(cfg: DictConfig) -> dict[str, object]:

@@ -41,11 +41,11 @@ class DataModule:
         )
         self._val = scoring_loader(self.dataset.splits["val"], batch_size=self.eval_batch_size, **spread)
 
-    def training_batches(self, epoch: int, batches: range) -> Iterator[Batch]:
-        """These batches of an epoch, which counts from 0."""
+    def training_batches(self, epoch: int, batches: range, skipped: int = 0) -> Iterator[Batch]:
+        """These batches of an epoch, which counts from 0; they are counted behind so many of its samples."""
         if not batches:
             return iter(())
-        self._train.batch_sampler.choose(epoch, batches)  # type: ignore[union-attr]
+        self._train.batch_sampler.choose(epoch, batches, skipped)  # type: ignore[union-attr]
         return iter(self._train)
 
     def validation_batches(self) -> Iterator[list[Batch]]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,11 +92,17 @@ class ShuffledBatches:
     ) -> None:
         self.length, self.shape_of, self.seed = length, shape_of, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.batches = 0, range(0)
+        self.epoch, self.batches, self.skipped = 0, range(0), 0
 
-    def choose(self, epoch: int, batches: range) -> None:
-        """Which batches of which epoch come next; an epoch that was left in its middle goes on behind what is done."""
-        self.epoch, self.batches = epoch, batches
+    def choose(self, epoch: int, batches: range, skipped: int = 0) -> None:
+        """Which batches of which epoch come next; an epoch that was left in its middle goes on behind what is done.
+
+        Args:
+            epoch: from 0.
+            batches: their numbers, of batches behind the skipped samples.
+            skipped: samples of the epoch that were done in batches of another size.
+        """
+        self.epoch, self.batches, self.skipped = epoch, batches, skipped
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -106,7 +113,8 @@ class ShuffledBatches:
         order = np.resize(order, max(self.length, self.world_size))  # repeated where some process would have nothing
         step = shape.samples * self.world_size
         for number in self.batches:
-            chosen = order[number * step : (number + 1) * step][self.rank :: self.world_size]
+            start = self.skipped + number * step
+            chosen = order[start : start + step][self.rank :: self.world_size]
             yield [Draw(int(index), epoch, shape.crop, shape.zoom) for index in chosen]
 
 
@@ -185,6 +193,11 @@ def worker_count(workers: int | str) -> int:
 
 
 def start_worker(worker: int) -> None:
+    # Ctrl-C, SLURM and systemd signal all processes: what is to be saved, the process that trains decides, and a
+    # worker that died meanwhile would be an error in the midst of a step. Workers end when they are told or left alone.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(0)  # OpenCV's threads in every worker would fight for the cores, as would
     torch.set_num_threads(1)
 

@@ -18,9 +18,9 @@ def small_components(mask: np.ndarray, min_pixels: int) -> np.ndarray:
 
 
 def holes(mask: np.ndarray, max_pixels: int | None = None) -> np.ndarray:
-    """(H, W) int32: pixels of the hole that a pixel lies in, 0 where it lies in none.
+    """(H, W) bool: the pixels that a mask (H, W) encloses.
 
-    A hole is what a mask (H, W) encloses: its pixels touch at sides, and none is at the border of the image.
+    The pixels of a hole touch at sides, and none is at the border of the image.
 
     Args:
         max_pixels: holes with more do not count; None counts all.
@@ -32,7 +32,7 @@ def holes(mask: np.ndarray, max_pixels: int | None = None) -> np.ndarray:
     if max_pixels is not None:
         inside &= area <= max_pixels
     inside[0] = False  # the mask itself
-    return np.where(inside, area, 0)[numbers]
+    return inside[numbers]
 
 
 def without_small(labels: np.ndarray, min_pixels: int) -> np.ndarray:
@@ -74,13 +74,10 @@ def without_holes(labels: np.ndarray, max_pixels: int | None = None) -> np.ndarr
     filled = labels
     while True:
         before, filled = filled, filled.copy()
-        outermost = np.zeros(labels.shape, np.int32)
         for label in np.unique(before):
-            pixels = holes(before == label, max_pixels)
-            filled[pixels > outermost] = label
-            np.maximum(outermost, pixels, out=outermost)
-        # An island of the outer class may have been filled with the class around it. There are fewer parts each time.
-        if not outermost.any():
+            filled[holes(before == label, max_pixels)] = label
+        # Holes in holes are filled from the outside, one within the other each time.
+        if np.array_equal(filled, before):
             return filled
 
 

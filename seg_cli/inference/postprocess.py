@@ -128,7 +128,7 @@ class Holes:
 
     def __call__(self, scores: Tensor, images: Tensor, counting: Counting) -> Tensor:
         if counting.overlapping:
-            return _answer_otherwise(scores, counting, lambda plane: holes(plane, self.max_pixels) > 0)
+            return _answer_otherwise(scores, counting, lambda plane: holes(plane, self.max_pixels))
         return _relabel(scores, counting, lambda labels, _: without_holes(labels, self.max_pixels))
 
 

@@ -76,8 +76,9 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Repeat the border at the bottom and right, up to the next multiple of ``multiple``; ``crop_to`` undoes it."""
-    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
-    if bottom or right or torch.compiler.is_exporting():  # an exported program has no branches
+    # Written so that an exporter sees whole multiples, which halve without a rest: of -side % multiple it does not.
+    bottom, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[-2:])
+    if torch.compiler.is_exporting() or bottom or right:  # an exported program has no branches
         x = F.pad(x, (0, right, 0, bottom), mode="replicate")
     return x
 

@@ -113,11 +113,12 @@ def part_weights(size: Sequence[int], count: int, like: Tensor) -> Tensor:
     Part i of a side begins at ``floor(i * h / count)`` and ends before ``ceil((i + 1) * h / count)``, as in PyTorch's
     adaptive pooling: parts overlap where the side is no multiple of ``count``.
     """
-    rows, columns = (_line_weights(side, count, like) for side in size)
+    rows, columns = (line_weights(side, count, like) for side in size)
     return torch.einsum("ih,jw->ijhw", rows, columns).flatten(2).flatten(0, 1)
 
 
-def _line_weights(side: int, count: int, like: Tensor) -> Tensor:
+def line_weights(side: int, count: int, like: Tensor) -> Tensor:
+    """(count, side): what each pixel of a line counts in the mean over each part of it, see ``part_weights``."""
     place = torch.arange(side, device=like.device)
     part = torch.arange(count, device=like.device).unsqueeze(1)
     inside = (place >= part * side // count) & (place < -(-(part + 1) * side // count))  # (count, side)

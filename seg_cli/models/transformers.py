@@ -101,7 +101,7 @@ class Transformers(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) pixel values in 0..255 -> logits (N, num_classes, H, W)."""
         x = self.normalize(images.flip(1) if self.flip else images)
-        height, width = (-(-side // self.multiple) * self.multiple for side in x.shape[-2:])
+        height, width = ((side + self.multiple - 1) // self.multiple * self.multiple for side in x.shape[-2:])
         if self.square:
             height = width = max(height, width)
         x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode="replicate")

@@ -50,7 +50,7 @@ def closing(run_dir: Path, results: dict[str, Any], next_hint: str) -> Text:
     ]
     text = Text(" · ".join(facts) + "\n")
     waited = cost.get("data_wait") or 0
-    if waited > 0.1:
+    if waited > 0.1 and results["epochs"] > 1:  # in the first epoch workers start
         text.append(f"{waited:.0%} of the training time was spent waiting for data: data.cache=ram or disk decodes ")
         text.append("images once, loader.workers=N reads with more processes\n")
     text.append("run   ", style="bold").append(f"{run_dir}\n")

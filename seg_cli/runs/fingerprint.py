@@ -9,7 +9,7 @@ from seg_cli import __version__
 
 _DECIDES = (
     *("model", "encoder", "loss", "augment", "crop", "optimizer", "scheduler", "resize", "finetune", "average"),
-    *("precision", "seed"),
+    *("precision", "seed", "void", "threshold", "tta", "inference", "postprocess"),
 )
 _DECIDES_IN = {
     "data": None,  # all but where it lies and is cached; what it holds is hashed apart

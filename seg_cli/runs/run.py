@@ -73,9 +73,23 @@ class Run:
     def figures(self) -> Path:
         return self.folder / "figures"
 
-    def new_evaluation(self) -> "Run":
-        """A new folder in ``eval/``, for results.json and per_image.csv of another scoring of this run."""
-        return Run(_new_folder(self.folder / "eval" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), numbered=True))
+    def new_evaluation(self, name: str | None = None) -> "Run":
+        """A new folder in ``eval/``, for results.json and per_image.csv of another scoring of this run.
+
+        Args:
+            name: of the folder, which must be new; None takes the time.
+
+        Raises:
+            UserError: if there are scores of that name.
+        """
+        self.check_evaluation(name)
+        name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return Run(_new_folder(self.folder / "eval" / name, numbered=True))
+
+    def check_evaluation(self, name: str | None) -> None:
+        """Raises UserError if there are scores of that name already."""
+        if name is not None and (self.folder / "eval" / name).exists():
+            raise UserError(f"name={name}: {self.folder / 'eval' / name} has scores already. Choose another name.")
 
     # ---- writing
 
@@ -86,7 +100,13 @@ class Run:
         write_json(self.folder / "environment.json", environment)
 
     def write_status(
-        self, state: State, *, reason: str | None = None, epoch: int | None = None, step: int | None = None
+        self,
+        state: State,
+        *,
+        reason: str | None = None,
+        epoch: int | None = None,
+        step: int | None = None,
+        process: Mapping[str, Any] | None = None,
     ) -> None:
         """Update status.json.
 
@@ -94,6 +114,7 @@ class Run:
             state: what the run is now.
             reason: why it failed or was interrupted.
             epoch, step: how many are done; None keeps what was written before.
+            process: who runs it, see ``describe_runner``; None keeps what was written before.
         """
         path = self.folder / "status.json"
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -103,7 +124,11 @@ class Run:
             "step": before["step"] if step is None else step,
         }
         ended = None if state == "running" else now
-        write_json(path, {"state": state, "reason": reason, **done, "started": before["started"], "ended": ended})
+        runner: Any = process or before.get("process")
+        who = {"process": dict(runner)} if runner else {}
+        write_json(
+            path, {"state": state, "reason": reason, **done, "started": before["started"], "ended": ended, **who}
+        )
 
     def write_metrics(self, rows: list[dict[str, float | None]]) -> None:
         """Write metrics.csv, one row an epoch; columns are all keys of all rows, empty where a row has none."""

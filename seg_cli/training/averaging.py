@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seg_cli.errors import UserError
+from seg_cli.training.shards import whole
 
 
 class Average(Protocol):
@@ -75,7 +76,7 @@ class Swa:
     def __init__(self, *, start: float = 0.75, recalibrate: int = 50) -> None:
         if not 0 <= start < 1:
             raise UserError(f"average.start={start}: it is a share of the run, 0 or more and less than 1.")
-        if not recalibrate >= 1:
+        if not (isinstance(recalibrate, int) and recalibrate >= 1):
             raise UserError(f"average.recalibrate={recalibrate}: it is a number of batches, 1 or more.")
         self.start, self.recalibrate = start, recalibrate
 
@@ -108,7 +109,7 @@ class AveragedModel:
             return
         if self.averaged == 0:
             share = 1.0
-        ours, theirs = self.model.state_dict(), model.state_dict()
+        ours, theirs = self.model.state_dict(), whole(model.state_dict())
         floats = [key for key, value in ours.items() if value.is_floating_point()]
         torch._foreach_lerp_([ours[key] for key in floats], [theirs[key].detach() for key in floats], share)
         for key in ours.keys() - floats:
@@ -126,8 +127,11 @@ class AveragedModel:
             norm.reset_running_stats()
             norm.momentum = None
         self.model.train()
-        for batch in images:
-            self.model(batch)
+        device = next(self.model.parameters()).device
+        # Dropout draws here too, and training is to draw on as if nobody had.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for batch in images:
+                self.model(batch)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

@@ -67,16 +67,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(f"{path}: the checkpoint cannot be read ({reason}).") from None
+    if promised is None and written > 1:  # the first format had no hash; this one has lost it
+        raise UserError(f"{path}: the checkpoint is damaged (its end is not what was once written).")
     if written > FORMAT:
         raise UserError(f"{path}: a checkpoint of format {written}, and this version of segrun reads up to {FORMAT}.")
     return content
 
 
 def keep_last(run: Run, content: Mapping[str, Any]) -> None:
-    """Write last.ckpt; the one that was there becomes previous.ckpt. A kill in between leaves at least one of them."""
+    """Write last.ckpt; the one that was there becomes previous.ckpt, once the new one is seen to be whole.
+
+    A kill in between leaves at least one of them, a full disk both.
+    """
+    fresh = run.last_checkpoint.with_name(f"{run.last_checkpoint.name}.new")
+    write_checkpoint(fresh, content)
     if run.last_checkpoint.exists():
         os.replace(run.last_checkpoint, run.previous_checkpoint)
-    write_checkpoint(run.last_checkpoint, content)
+    os.replace(fresh, run.last_checkpoint)
 
 
 def read_latest(run: Run) -> tuple[dict[str, Any] | None, list[str]]:

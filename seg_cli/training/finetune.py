@@ -6,6 +6,7 @@ The parts of a model are ``encoder.0`` (closest to the image) to ``encoder.4`` o
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 from torch import nn
@@ -39,8 +40,8 @@ class Phases:
     has the encoder learn slower the closer a level is to the image (Howard 2018, arXiv:1801.06146, section 3.2).
 
     Args:
-        phases: each with ``epochs`` (how many, or a share of ``trainer.max_epochs``) and ``frozen``, a list of parts;
-            ``encoder`` means all its levels.
+        phases: each with ``epochs`` (how many, or a share of ``trainer.max_epochs``: 1 is one epoch, 1.0 all of them)
+            and ``frozen``, a list of parts; ``encoder`` means all its levels.
         layer_decay: factor on the learning rate from each level of the encoder to the one before it.
         warmup: share of an epoch in which a part's learning rate climbs after it was frozen.
 
@@ -60,7 +61,7 @@ class Phases:
         first = 0
         for number, phase in enumerate(self.phases):
             count = phase["epochs"]
-            first += count if isinstance(count, int) and count != 1 else max(1, round(count * epochs))
+            first += count if isinstance(count, int) else max(1, round(count * epochs))
             if epoch < first:
                 return {part for name in phase["frozen"] for part in _named(name, parts, f"finetune.phases[{number}]")}
         return set()
@@ -116,7 +117,7 @@ def encoder_levels(model: nn.Module) -> dict[str, int]:
     """Of each parameter of ``model.encoder``, the level whose feature map it is the first to take part in.
 
     A timm network says which of its modules gives which feature map; the parameters up to there, in the order in which
-    they were made, are that level's. In other encoders every child is a level.
+    they were made, are that level's. In other encoders every child is a level, or every child of the only one.
     """
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, nn.Module):
@@ -124,8 +125,11 @@ def encoder_levels(model: nn.Module) -> dict[str, int]:
     owners = {name: name.rpartition(".")[0] for name, _ in encoder.named_parameters()}
     body: Any = getattr(encoder, "body", None)
     if not hasattr(body, "feature_info"):
-        children = list(dict.fromkeys(name.partition(".")[0] for name in owners))
-        return {f"encoder.{name}": children.index(name.partition(".")[0]) for name in owners}
+        paths = {name: owner.split(".") for name, owner in owners.items()}
+        shared = takewhile(lambda names: len(set(names)) == 1, zip(*paths.values(), strict=False))
+        depth = len(list(shared))
+        children = list(dict.fromkeys(tuple(path[: depth + 1]) for path in paths.values()))
+        return {f"encoder.{name}": children.index(tuple(path[: depth + 1])) for name, path in paths.items()}
     order = [f"body.{name}".rstrip(".") for name, _ in body.named_modules()]
     # timm's lists of features spell layer2.0 as layer2_0, and its getters have the whole network in .model
     spelled = [name.removeprefix("body.").removeprefix("model.").replace(".", "_") + "_" for name in order]
@@ -184,9 +188,12 @@ def _check_factors(layer_decay: float, warmup: float) -> None:
 
 
 def _check_phase(where: str, phase: Mapping[str, Any]) -> None:
+    if not isinstance(phase, Mapping):
+        raise UserError(f"{where}={phase}: it must be a phase, as in {{epochs: 0.3, frozen: [encoder]}}.")
     for key in phase:
         if key not in ("epochs", "frozen"):
-            raise UserError(f"{where}.{key}: there is no such setting. Settings: epochs, frozen.")
+            hint = did_you_mean(key, ("epochs", "frozen"))
+            raise UserError(f"{where}.{key}: there is no such setting.{hint} Settings: epochs, frozen.")
     epochs, frozen = phase.get("epochs"), phase.get("frozen")
     whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
     if not (whole or (isinstance(epochs, float) and 0 < epochs <= 1)):

@@ -13,6 +13,7 @@ from torch import nn
 from seg_cli.data.datamodule import DataModule
 from seg_cli.runs.run import Run
 from seg_cli.training.averaging import Average, AveragedModel
+from seg_cli.training.companions import Companions
 from seg_cli.training.loop import Loop
 from seg_cli.training.progress import TrainingDisplay
 from seg_cli.training.signals import StopSignals
@@ -61,7 +62,8 @@ def fit(
 
     Raises:
         KeyboardInterrupt: if the user or the system asked for an end; last.ckpt is of the latest step then.
-        RunFailed: if the loss is not finite, the disk is full, or memory does not do for a single sample.
+        RunFailed: if the loss is not finite, the disk is full, memory does not do for a single sample, or another
+            process is gone.
     """
     set_backends(deterministic=settings["deterministic"])
     if settings["sync_batchnorm"] and fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -74,6 +76,10 @@ def fit(
         image=image_size,
         validate_every=settings["validate_every"],
         quiet=not fabric.is_global_zero,
+    )
+    companions = Companions(
+        fabric,
+        on_loss=lambda sentence: fabric.is_global_zero and run.write_status("failed", reason=sentence),
     )
     with StopSignals() as stop:
         loop = Loop(
@@ -93,7 +99,8 @@ def fit(
         if checkpoint is not None:
             loop.restore(checkpoint)
         try:
-            loop.run()
+            with companions:
+                loop.run()
         finally:
             display.close()
     assert loop.at.best_epoch is not None

@@ -1,7 +1,7 @@
 """``logger=wandb|csv|tensorboard|none`` and sums of them: where else numbers and pictures of a run go.
 
-Every logger is built with the same four arguments (``run_dir``, ``name``, ``config``, ``tags``) and takes
-what Lightning logs. Those that can show more than numbers are an ``ExperimentLogger`` too; the runner closes
+Every logger is built with the same four arguments (``run_dir``, ``name``, ``config``, ``tags``) and is one of
+Lightning's. Those that can show more than numbers are an ``ExperimentLogger`` too; the runner closes
 them when the run is over, however it ends. Epochs count from 1, as in everything that people read.
 """
 
@@ -202,11 +202,6 @@ class Wandb(Logger):
             run.summary.update(_summary(results))
 
         self._guarded(log)
-
-    def finalize(self, status: str) -> None:
-        # Lightning says "success" after every fit, when the final scores are still to come.
-        if status == "failed":
-            self.close(failed=True)
 
     @rank_zero_only
     def close(self, *, failed: bool = False) -> None:

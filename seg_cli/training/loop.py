@@ -8,6 +8,8 @@ that does not fit into memory is split.
 import time
 from collections import deque
 from collections.abc import Mapping
+from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,18 +29,15 @@ from seg_cli.training.finetune import freeze
 from seg_cli.training.position import LossSums, Position, process_states, restore_process_state
 from seg_cli.training.precision import autocast_dtype
 from seg_cli.training.progress import TrainingDisplay
-from seg_cli.training.signals import StopSignals
+from seg_cli.training.shards import is_sharded, load_module, whole
+from seg_cli.training.signals import ASKING, Interrupted, StopSignals
 from seg_cli.training.stages import Plan
-from seg_cli.training.step import Stepper, any_of
+from seg_cli.training.step import Stepper, any_of, largest_of
 from seg_cli.training.task import SegmentationTask
 from seg_cli.training.waiting import DataWait
 
 _LOOK_EVERY = 10  # steps between two looks at the losses, each of which waits for the device
 _GUARDED_STEPS = 3  # first steps of a stage, in which all processes agree on whether memory does
-
-
-class Interrupted(KeyboardInterrupt):
-    """Somebody asked for an end, and what was reached is saved; ``args`` holds the name of the signal."""
 
 
 class Loop:
@@ -80,8 +79,16 @@ class Loop:
         self.identity = identity
         self.device = fabric.device
         self.dtype = autocast_dtype(mode)
-        clip = settings["gradient_clip"]
-        self.stepper = Stepper(task, fabric=fabric, clip=clip, dtype=self.dtype, say=display.say)
+        self.copy = deepcopy(task.model).to(self.device) if is_sharded(fabric) else None  # whole, to be scored
+        lr_batch = settings["lr_batch"]
+        self.stepper = Stepper(
+            task,
+            fabric=fabric,
+            clip=settings["gradient_clip"],
+            dtype=self.dtype,
+            say=display.say,
+            lr_factor=plan.step_samples / lr_batch if lr_batch else 1.0,
+        )
         if average is not None:
             average.model.to(self.device)
         self.parts = task.parts
@@ -128,22 +135,25 @@ class Loop:
         self.lr = self.stepper.base_lr[-1] * self._lr_factor(epoch, 0)
         if self.at.seen == 0:
             self.losses.reset()
-        self.display.begin_epoch(epoch, self._batches_done(epoch), frozen)
+        if self.at.batch != self._samples(epoch):
+            self.at.batch, self.at.skipped = self._samples(epoch), self.at.seen
+        done = min(self.at.seen // self.at.batch, self.plan.batches(epoch))
+        self.display.begin_epoch(epoch, done, frozen, self.parts)
 
     def _train(self, epoch: int) -> None:
         """The steps of an epoch that are still to be done."""
         accumulate = self.plan.accumulate
-        done, total = self._batches_done(epoch), self.plan.batches(epoch)
+        done, total = self._batches_done(epoch), self._batches(epoch)
         collected: list[Batch] = []
         self.waiting.begin_epoch()
-        for batch in self.data.training_batches(epoch, range(done, total)):
+        for batch in self.data.training_batches(epoch, range(done, total), self.at.skipped):
             self.waiting.begin_step()
             collected.append(batch.to(self.device))
             done += 1
             if len(collected) == accumulate or done == total:
                 self._step(epoch, collected)
                 collected = []
-                self.display.step(done, self._samples(epoch), self.recent[-1][2][""])
+                self.display.step(done + self.at.skipped // self.at.batch, self.at.batch, self.recent[-1][2][""])
                 if self.at.step % _LOOK_EVERY == 0:
                     self._look_at_losses()
                 self._pause(between_epochs=False)
@@ -156,13 +166,10 @@ class Loop:
         weights = {f"train/loss_weight/{name}": weight for name, weight in self.task.loss.current_weights().items()}
         row = {"lr": self.lr, **losses, **weights, **scores}
         self.at.rows.append({"epoch": epoch + 1, "step": self.at.step, **row})
-        self.at.epoch, self.at.seen = epoch + 1, 0
-        self.at.seconds += time.monotonic() - self.started_at
-        self.started_at = time.monotonic()
+        self.at.epoch, self.at.seen, self.at.skipped = epoch + 1, 0, 0
         self._save()
         if self.fabric.is_global_zero:
             self.run_directory.write_metrics(self.at.rows)
-            self.run_directory.write_status("running", epoch=self.at.epoch, step=self.at.step)
             waited = {} if self.data_wait is None else {"time/data_wait": self.data_wait}
             for logger in self.loggers:
                 logger.log_metrics(row | waited | {"epoch": epoch + 1}, self.at.step)
@@ -174,7 +181,7 @@ class Loop:
 
     def _step(self, epoch: int, batches: list[Batch]) -> None:
         """One step of the optimiser over the gradients of these batches."""
-        step = self._batches_done(epoch) // self.plan.accumulate
+        step = min(self.at.seen // (self.at.batch * self.plan.accumulate), self.plan.steps(epoch) - 1)
         warm = self.task.finetune.warmup * self.plan.steps(epoch)
         thawing = {
             part: min(1.0, (self.at.step - since + 1) / warm)
@@ -184,9 +191,9 @@ class Loop:
         self.stepper.set_learning_rates(self._lr_factor(epoch, step), thawing)
         losses = self.stepper.step(batches, guarded=step < _GUARDED_STEPS)
         self.at.step += 1
-        self.at.seen += len(batches) * self._samples(epoch)
+        self.at.seen += len(batches) * self.at.batch
         if self.average is not None:
-            ends = step + 1 == self.plan.steps(epoch)
+            ends = self._batches_done(epoch) == self._batches(epoch)
             self.average.update(self.task.model, self.plan.progress(epoch, step + 1), epoch_ends=ends)
         self.recent.append((self.at.step, [name for batch in batches for name in batch.names], losses))
         self.losses.add(losses, sum(len(batch.names) for batch in batches))
@@ -225,8 +232,10 @@ class Loop:
                 torch.distributed.broadcast(buffer, src=0)
         model.eval()
         matrix, loss_sum = self.task.counting.nothing().to(self.device), torch.zeros(2, device=self.device)
-        self.display.begin_validation(self.data.validation_length)
-        for done, sizes in enumerate(self.data.validation_batches()):
+        limit = self.plan.limit_batches
+        length = self.data.validation_length if limit is None else min(limit, self.data.validation_length)
+        self.display.begin_validation(length)
+        for done, sizes in enumerate(islice(self.data.validation_batches(), length)):
             for cpu_batch in sizes:
                 batch = cpu_batch.to(self.device)
                 with autocast(self.device, self.dtype):
@@ -262,7 +271,10 @@ class Loop:
                 with autocast(self.device, self.dtype):
                     self.average.recalibrate(batch.to(self.device).images for batch in batches)
             return self.average.model
-        return self.task.model
+        if self.copy is None:
+            return self.task.model
+        self.copy.load_state_dict(whole(self.task.model.state_dict()))
+        return self.copy
 
     def _compare(self, epoch: int, miou: float) -> None:
         observe = getattr(self.task.schedule, "observe", None)
@@ -277,10 +289,10 @@ class Loop:
     # ---- checkpoints
 
     def _keep_best(self) -> None:
+        averaged = self.average is not None and self.average.averaged > 0
+        model = self.average.model if self.average is not None and averaged else self.task.model
+        state = {f"model.{key}": value for key, value in self._whole_state(model).items()}
         if self.fabric.is_global_zero:
-            averaged = self.average is not None and self.average.averaged > 0
-            model = self.average.model if self.average is not None and averaged else self.task.model
-            state = {f"model.{key}": value for key, value in model.state_dict().items()}
             write_checkpoint(
                 self.run_directory.best_checkpoint,
                 {"state_dict": state, "epoch": self.at.best_epoch, **self.identity},
@@ -288,12 +300,15 @@ class Loop:
 
     def _save(self) -> None:
         """last.ckpt of this very moment."""
+        now = time.monotonic()
+        self.at.seconds, self.started_at = self.at.seconds + now - self.started_at, now
         processes = process_states(self.fabric, self.losses)
+        model, stepper = self._whole_state(self.task.model), self.stepper.state_dict()
         if self.fabric.is_global_zero:
             observer = getattr(self.task.schedule, "state_dict", None)
             content = {
-                "state_dict": {f"model.{key}": value for key, value in self.task.model.state_dict().items()},
-                "stepper": self.stepper.state_dict(),
+                "state_dict": {f"model.{key}": value for key, value in model.items()},
+                "stepper": stepper,
                 "average": self.average.state_dict() if self.average else None,
                 "schedule": observer() if observer else None,
                 "position": self.at.state_dict(),
@@ -301,21 +316,24 @@ class Loop:
                 **self.identity,
             }
             keep_last(self.run_directory, content)
+            self.run_directory.write_status("running", epoch=self.at.epoch, step=self.at.step)
         self.saved_at = time.monotonic()
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go on from a checkpoint of ``_save``, on however many processes."""
         self.at = Position.from_state_dict(content["position"])
         state = content["state_dict"]
-        self.task.model.load_state_dict({key.removeprefix("model."): value for key, value in state.items()})
+        load_module(self.task.model, {key.removeprefix("model."): value for key, value in state.items()})
         self.stepper.load_state_dict(content["stepper"])
         if self.average is not None and content["average"] is not None:
             self.average.load_state_dict(content["average"])
         rows = [row["val/miou"] for row in self.at.rows if row.get("val/miou") is not None]
         self.display.restore(rows[-1] if rows else None, self.at.best_miou)
-        if content["schedule"] is not None:
-            self.task.schedule.load_state_dict(content["schedule"])  # type: ignore[attr-defined]
+        if content["schedule"] is not None and hasattr(self.task.schedule, "load_state_dict"):
+            self.task.schedule.load_state_dict(content["schedule"])
         restore_process_state(content["processes"], self.fabric, self.losses)
+        if self.fabric.is_global_zero and self.at.rows:
+            self.run_directory.write_metrics(self.at.rows)  # a kill may have come between a checkpoint and its rows
 
     def _pause(self, *, between_epochs: bool) -> None:
         """Between two steps: save and end if somebody asked for it, save if it is time to."""
@@ -324,11 +342,12 @@ class Loop:
             return  # processes agree only now and then, since that waits for the device
         minutes = self.settings["checkpoint_minutes"]
         due = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
-        ended = any_of(self.fabric, self.stop.received is not None)
+        ended = largest_of(self.fabric, ASKING.index(self.stop.received) + 1 if self.stop.received else 0)
         if not between_epochs and (ended or any_of(self.fabric, due)):
+            self._look_at_losses()  # weights that are no numbers are never kept
             self._save()
-        if ended and not (between_epochs and self.at.epoch == self.plan.epochs):
-            raise Interrupted(self.stop.received or "another process")
+        if ended:
+            raise Interrupted(ASKING[ended - 1])
 
     # ---- small things
 
@@ -336,9 +355,19 @@ class Loop:
         """Samples of a batch over all processes."""
         return self.plan.stage(epoch).batch_size * self.fabric.world_size
 
+    def _batches(self, epoch: int) -> int:
+        """Batches of the epoch behind the samples that are skipped, a process."""
+        rest = (self.plan.samples - self.at.skipped) // self._samples(epoch)
+        return min(rest, self.plan.batches(epoch)) if self.at.skipped else self.plan.batches(epoch)
+
     def _batches_done(self, epoch: int) -> int:
-        """Batches of the epoch that are done, a process."""
-        return min(self.at.seen // self._samples(epoch), self.plan.batches(epoch))
+        """Those of them that are done."""
+        return min((self.at.seen - self.at.skipped) // self._samples(epoch), self._batches(epoch))
+
+    @staticmethod
+    def _whole_state(model: torch.nn.Module) -> dict[str, Tensor]:
+        """All processes must ask."""
+        return whole(model.state_dict(), torch.device("cpu"))
 
 
 def _is_finite(value: float) -> bool:

@@ -17,6 +17,8 @@ class Position:
     Attributes:
         epoch: whole epochs that are done.
         seen: samples of the epoch after them that are done, over all processes.
+        batch: samples of the batches, over all processes, in which they were done.
+        skipped: samples before them that were done in batches of another size, on another number of processes.
         step: steps of the optimiser, over all epochs.
         rows: of metrics.csv.
         best_miou, best_epoch: of the best scoring so far, and its epoch from 0; None before the first.
@@ -27,6 +29,8 @@ class Position:
 
     epoch: int = 0
     seen: int = 0
+    batch: int = 0
+    skipped: int = 0
     step: int = 0
     rows: list[dict[str, float | None]] = field(default_factory=list)
     best_miou: float | None = None

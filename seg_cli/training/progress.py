@@ -4,19 +4,21 @@ No step waits for the device: the loss stays a tensor until it is shown, at most
 """
 
 import operator
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as LiveBar
 from rich.table import Column
-from torch import Tensor
 
-from seg_cli.training.stages import Plan
+if TYPE_CHECKING:  # predicting with an exported model shows its progress without PyTorch
+    from torch import Tensor
+
+    from seg_cli.training.stages import Plan
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -36,7 +38,7 @@ class TrainingDisplay:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: "Plan",
         *,
         image: tuple[int, int],
         validate_every: int,
@@ -60,14 +62,20 @@ class TrainingDisplay:
         """The latest and the best val mIoU of an earlier sitting."""
         self._miou, self._best = miou, best
 
-    def begin_epoch(self, epoch: int, done: int, frozen: set[str]) -> None:
+    def begin_epoch(self, epoch: int, done: int, frozen: set[str], parts: Sequence[str]) -> None:
+        """``done`` batches of the epoch are behind it; of the model's ``parts`` these are frozen."""
+        before, now = self._plan.stage(self._epoch), self._plan.stage(epoch)
+        if now is not before:
+            self._pace.change(self._pixels(epoch) / self._pixels(self._epoch), now.batch_size / before.batch_size)
         self._epoch, self._trained = epoch, done
-        names = dict.fromkeys(part.partition(".")[0] if self._whole(part, frozen) else part for part in sorted(frozen))
+        levels = {part for part in parts if part.startswith("encoder.")}
+        names = ["encoder"] if levels and levels <= frozen else []
+        names += [part for part in parts if part in frozen and not (names and part in levels)]
         self._frozen = f"  {'+'.join(names)} frozen" if names else ""
         self._pace.begin()
         self._show_when_due("train", done, self._plan.batches(epoch))
 
-    def step(self, done: int, images: int, loss: Tensor) -> None:
+    def step(self, done: int, images: int, loss: "Tensor") -> None:
         """A batch more is done; ``images`` are those of it over all processes."""
         self._trained = done
         self._pace.end_batch(images)
@@ -149,10 +157,6 @@ class TrainingDisplay:
         height, width = stage.size(self._image)
         return stage.batch_size * height * width
 
-    @staticmethod
-    def _whole(part: str, frozen: set[str]) -> bool:
-        return f"{part.partition('.')[0]}.0" in frozen
-
 
 def track(
     iterable: Iterable[T],
@@ -171,7 +175,8 @@ def track(
         console: where to; standard output by default.
         clock: seconds.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    lightning = sys.modules.get("pytorch_lightning.utilities.rank_zero")  # without it there is one process
+    if getattr(getattr(lightning, "rank_zero_only", None), "rank", 0) != 0:
         yield from iterable
         return
     total = total or operator.length_hint(iterable) or None
@@ -205,6 +210,12 @@ class _Pace:
     @property
     def seconds_per_image(self) -> float:
         return self.seconds_per_batch / self.images_per_batch if self.images_per_batch else 0.0
+
+    def change(self, pixels: float, images: float) -> None:
+        """Batches have so many times the pixels and images from here on: an estimate until one of them is done."""
+        self.seconds_per_batch *= pixels
+        self.images_per_batch *= images
+        self._batches = 0
 
     def begin(self) -> None:
         """A stretch of batches, or a validation, begins."""

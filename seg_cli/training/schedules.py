@@ -47,6 +47,8 @@ class OneCycle:
 
     def __init__(self, *, warmup: float = 0.25, start: float = 0.04, end: float = 1e-4) -> None:
         _check_share("warmup", warmup)
+        _check_factor("start", start)
+        _check_factor("end", end)
         self.warmup, self.start, self.end = warmup, start, end
 
     def __call__(self, progress: float) -> float:

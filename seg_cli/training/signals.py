@@ -2,10 +2,31 @@
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-_ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
+ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked for an end; ``args`` holds the name of the signal."""
+
+
+@contextmanager
+def obey_at_once() -> Iterator[None]:
+    """While it is open, Ctrl-C, SIGTERM and SIGUSR1 raise ``Interrupted``: for where there is nothing to save."""
+
+    def obey(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    before = _handle(obey)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:
@@ -22,11 +43,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-            for name in _ASKING:
-                number = getattr(signal, name, None)
-                if number is not None:
-                    self._before[number] = signal.signal(number, self._note)
+        self._before = _handle(self._note)
         return self
 
     def __exit__(
@@ -39,3 +56,11 @@ class StopSignals:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Have these signals handled so; returns what handled them before, nothing outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
+        return {}
+    numbers = [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
+    return {number: signal.signal(number, handler) for number in numbers}

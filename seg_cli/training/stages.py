@@ -206,6 +206,15 @@ class Plan:
         """Steps of the optimiser in an epoch."""
         return math.ceil(self.batches(epoch) / self.accumulate)
 
+    @property
+    def step_samples(self) -> int:
+        """Samples of a step over all processes, in the stage of the largest images.
+
+        Stages of smaller ones do not count: their larger batches hold no more pixels, and they have a factor of their
+        own on the learning rate.
+        """
+        return max(self.stages, key=lambda stage: stage.zoom).batch_size * self.world_size * self.accumulate
+
     def steps_before(self, epoch: int) -> int:
         return sum(stage_epochs * self.steps(first) for first, stage_epochs in self._spans(epoch))
 
@@ -230,6 +239,8 @@ class Plan:
 
 
 def _check_stage(where: str, stage: Mapping[str, Any]) -> None:
+    if not isinstance(stage, Mapping):
+        raise UserError(f"{where}={stage}: it must be a stage, as in {{size: 0.5, epochs: 0.5}}.")
     known = ("size", "epochs", "batch_size", "lr_factor")
     for key in stage:
         if key not in known:
@@ -247,7 +258,8 @@ def _check_stage(where: str, stage: Mapping[str, Any]) -> None:
     batch_size, lr_factor = stage.get("batch_size", "pixels"), stage.get("lr_factor", 1.0)
     if batch_size not in ("pixels", "same") and not _is_count(batch_size):
         raise UserError(f"{where}.batch_size={batch_size}: it must be pixels, same, or a number of samples.")
-    if not (isinstance(lr_factor, int | float) and lr_factor > 0):
+    number = isinstance(lr_factor, int | float) and not isinstance(lr_factor, bool)
+    if not (number and 0 < lr_factor < math.inf):
         raise UserError(f"{where}.lr_factor={lr_factor}: it must be a number > 0.")
 
 

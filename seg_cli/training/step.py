@@ -11,6 +11,7 @@ from torch import Tensor
 from seg_cli.data.loading import Batch
 from seg_cli.errors import RunFailed
 from seg_cli.inference.evaluate import autocast
+from seg_cli.training.shards import is_sharded, load_optimizer, whole
 from seg_cli.training.task import SegmentationTask
 
 
@@ -23,6 +24,7 @@ class Stepper:
         clip: largest norm of all gradients together; None leaves them as they are.
         dtype: of autocast; None computes in float32.
         say: shows a line to people.
+        lr_factor: on the learning rates that the optimiser was made with.
 
     Attributes:
         chunks: parts into which each batch is split since memory did not do for a whole one.
@@ -36,12 +38,13 @@ class Stepper:
         clip: float | None,
         dtype: torch.dtype | None,
         say: Callable[[str], None],
+        lr_factor: float = 1.0,
     ) -> None:
         self.task, self.fabric, self.clip, self.dtype, self.say = task, fabric, clip, dtype, say
         self.device = fabric.device
         self.module = fabric.setup_module(task)
         self.optimizer = task.configure_optimizers()
-        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.base_lr = [group["lr"] * lr_factor for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.chunks = 1
 
@@ -59,12 +62,12 @@ class Stepper:
         Raises:
             RunFailed: if memory does not do for a single sample.
         """
-        losses = self._gradients(batches, guarded=guarded)
+        # Processes that hold parts of parameters cannot compute without each other, and so cannot try again alone.
+        losses = self._gradients(batches, guarded=guarded and not is_sharded(self.fabric))
         if self.clip is not None:
             # Fused optimisers undo the fp16 loss scale inside their step; to undo it before is what they allow for.
             self.scaler.unscale_(self.optimizer)
-            own = getattr(self.module._forward_module, "clip_grad_norm_", None)  # of sharded parameters
-            own(self.clip) if own else torch.nn.utils.clip_grad_norm_(self.task.parameters(), self.clip)
+            torch.nn.utils.clip_grad_norm_(self.task.parameters(), self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return losses
@@ -75,10 +78,14 @@ class Stepper:
             group["lr"] = base * group["lr_factor"] * factor * of_part.get(group["part"], 1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "chunks": self.chunks}
+        """All processes must ask."""
+        optimizer = whole(self.optimizer.state_dict(), torch.device("cpu"))
+        return {"optimizer": optimizer, "scaler": self.scaler.state_dict(), "chunks": self.chunks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"]["state"])
+        for group, saved in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
+            group["lr"] = saved["lr"]  # of the latest step, which a checkpoint before the next one says again
         self.scaler.load_state_dict(state["scaler"])
         self.chunks = state["chunks"]
 
@@ -94,7 +101,7 @@ class Stepper:
             except RuntimeError as caught:
                 if not _is_out_of_memory(caught) or not (alone or guarded):
                     raise
-                error = caught
+                error = caught.with_traceback(None)  # whose frames would hold on to all that was computed
             full = error is not None
             if not (any_of(self.fabric, full) if guarded else full):
                 break
@@ -116,7 +123,7 @@ class Stepper:
             quiet = self.fabric.world_size > 1 and not (sync and last)
             with self.fabric.no_backward_sync(self.module) if quiet else nullcontext():
                 with autocast(self.device, self.dtype):
-                    loss, terms = self.module.training_step(part.images, part.masks)
+                    loss, terms = self.module(part.images, part.masks)
                 weighed = loss if share == 1 else loss * share
                 self.fabric.backward(self.scaler.scale(weighed), model=self.module)
             parts_of_loss = {"": loss.detach()} | {f"/{name}": value for name, value in terms.items()}
@@ -142,11 +149,16 @@ class Stepper:
 
 def any_of(fabric: Fabric, flag: bool) -> bool:
     """Whether the flag is set in any process. All of them must ask; waits for the device where there are several."""
+    return bool(largest_of(fabric, int(flag)))
+
+
+def largest_of(fabric: Fabric, number: int) -> int:
+    """The largest of the processes' numbers. All of them must ask; waits for the device where there are several."""
     if fabric.world_size == 1:
-        return flag
-    flags = torch.tensor(float(flag), device=fabric.device)
-    torch.distributed.all_reduce(flags)
-    return bool(flags > 0)
+        return number
+    numbers = torch.tensor(number, device=fabric.device)
+    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
+    return int(numbers)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -11,7 +11,8 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger
 
 from seg_cli.commands.build import build, build_model
-from seg_cli.commands.train import build_data, build_task, open_loggers, resolve
+from seg_cli.commands.experiment import build_data, build_task, resolve
+from seg_cli.commands.train import open_loggers
 from seg_cli.config.choices import choices, groups
 from seg_cli.config.explain import explain
 from seg_cli.config.paths import conf_dir
@@ -60,6 +61,13 @@ def make_everything(config: dict[str, Any], folder: Path) -> None:
     optimizer = task.make_optimizer([{"params": list(task.parameters())}])
     assert optimizer.param_groups[0]["lr"] == config["optimizer"]["lr"]
     assert 0 <= task.schedule(0.5) <= 1
+    epochs, crop = config["trainer"]["max_epochs"], config["loader"]["crop"]
+    image = tuple(crop) if crop else dataset.splits["train"][0].size
+    stages = build(config, "resize").stages(epochs=epochs, crop=None, image=image, batch_size=8)
+    assert sum(stage.epochs for stage in stages) == epochs
+    assert task.finetune.frozen(epochs - 1, epochs=epochs, parts=task.parts) < set(task.parts)
+    average = build(config, "average")
+    assert average is None or 0 < average.share(0, 1.0, epoch_ends=True) <= 1
     with open_loggers(config, Run.create(folder / "run", numbered=False)) as loggers:
         assert len(loggers) == len(config["logger"] or {})
         assert all(isinstance(logger, Logger) for logger in loggers)

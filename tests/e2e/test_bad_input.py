@@ -123,7 +123,7 @@ def test_a_full_disk_costs_no_checkpoint(segrun: Segrun, monkeypatch: pytest.Mon
     run = Run.open("r")
     assert run.status["state"] == "failed"
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert torch.load(run.last_checkpoint, weights_only=True)["epoch"] == 0
+    assert torch.load(run.last_checkpoint, weights_only=True)["position"]["epoch"] == 1
 
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from seg_cli.config.paths import conf_dir
 from seg_cli.data.camvid import CamVid
 from seg_cli.metrics.confusion import Scores, count, predict_labels, score
 from seg_cli.models.blocks import resize
+from seg_cli.training.finetune import Phases
 from seg_cli.training.precision import autocast_dtype, resolve
-from seg_cli.training.task import SegmentationTask, parameter_groups
+from seg_cli.training.task import SegmentationTask
 
 STEPS = 150
 BOUND = 0.9
@@ -71,14 +72,15 @@ def overfit(config: DictConfig, images: Tensor, masks: Tensor) -> Scores:
         make_optimizer=build_partial(config, "optimizer"),
         schedule=build(config, "scheduler"),
         encoder_lr_factor=1.0,
+        finetune=Phases(),
     ).train()
-    optimizer = task.make_optimizer(parameter_groups(task.model, 1.0))
+    optimizer = task.configure_optimizers()
     dtype = autocast_dtype(resolve("auto", torch.device("cpu")))
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = config.optimizer.lr * task.schedule(step / STEPS)
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            loss, _ = task._loss(task.model(images), masks)
+            loss, _ = task.training_step(images, masks)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), config.trainer.gradient_clip)

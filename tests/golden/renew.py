@@ -11,34 +11,31 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
-import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from torch import Tensor
 
-from seg_cli.commands.build import build, build_model
-from seg_cli.commands.train import build_data, build_task
+from seg_cli.commands.experiment import prepare
 from seg_cli.config import sums
 from seg_cli.config.paths import conf_dir
+from seg_cli.data.loading import Batch
+from seg_cli.runs.run import Run
+from seg_cli.training.devices import make_fabric
+from seg_cli.training.fit import fit
+from seg_cli.training.step import Stepper
 
 CURVE = Path(__file__).with_name("unet_shapes.txt")
 STEPS = 10
 OVERRIDES = (
     *("model=unet", "encoder.name=resnet10t", "model.decoder_channels=[32,32,16,16,16]", "loss=dice+focal+ce"),
     *("data=shapes", "data.size=[64,64]", "data.train=40", "data.val=1", "data.test=1", "augment=geometry+color"),
-    *("loader.batch_size=8", "loader.workers=0", "precision=fp32", "name=golden"),
+    *("loader.batch_size=8", "loader.workers=0", "precision=fp32", "trainer.accelerator=cpu"),
+    *("trainer.max_epochs=2", "name=golden"),
 )
-
-
-class _Losses(pl.Callback):
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        step = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("step/")}
-        self.rows.append({key.removeprefix("step/"): value for key, value in step.items()})
 
 
 def train() -> list[dict[str, float]]:
@@ -48,32 +45,36 @@ def train() -> list[dict[str, float]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", list(OVERRIDES)), resolve=True)
     assert isinstance(config, dict)
+    rows: list[dict[str, float]] = []
+    true_step = Stepper.step
+
+    def step(stepper: Stepper, batches: list[Batch], *, guarded: bool) -> dict[str, Tensor]:
+        losses = true_step(stepper, batches, guarded=guarded)
+        rows.append({f"loss{name}": float(value) for name, value in losses.items()})
+        return losses
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pl.seed_everything(config["seed"], verbose=False)
-    losses = _Losses()
     try:
-        dataset = build(config, "data")
-        task = build_task(config, build_model(config, dataset.labels.num_classes), dataset)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = pl.Trainer(
-                accelerator="cpu",
-                max_steps=STEPS,
-                max_epochs=2,
-                limit_val_batches=0,
-                gradient_clip_val=config["trainer"]["gradient_clip"],
-                callbacks=[losses],
-                default_root_dir=folder,
-                logger=False,
-                use_distributed_sampler=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                enable_checkpointing=False,
+        experiment = prepare(config)
+        fabric = make_fabric(config["trainer"], experiment.device, thaws=False)
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(Stepper, "step", step):
+            fit(
+                experiment.task,
+                experiment.data,
+                Run.create(Path(folder) / "run", numbered=False),
+                fabric=fabric,
+                plan=experiment.plan(1),
+                settings=config["trainer"],
+                mode=experiment.mode,
+                average=experiment.average,
+                loggers=[],
+                identity={},
+                image_size=experiment.image_size,
             )
-            trainer.fit(task, datamodule=build_data(config, dataset))
     finally:
         torch.set_num_threads(threads)
-    return losses.rows
+    return rows
 
 
 def read() -> list[dict[str, float]]:

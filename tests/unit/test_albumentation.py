@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from painted import assert_together, augment, painted
 
 from seg_cli.commands.build import build
-from seg_cli.commands.train import build_data
+from seg_cli.commands.experiment import build_data
 from seg_cli.data.albumentation import Albumentation
 from seg_cli.data.augment import Augment
 from seg_cli.data.labels import VOID

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from seg_cli.commands.build import build
-from seg_cli.commands.train import build_data
+from seg_cli.commands.experiment import build_data
 from seg_cli.data.augment import Augment
 from seg_cli.data.class_places import ClassPlaces, find_places
 from seg_cli.data.crops import ClassAwareCrop, RandomCrop, ResizedCrop

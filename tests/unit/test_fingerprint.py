@@ -1,18 +1,30 @@
 """The fingerprint of a run: it changes with what decides the result, and with nothing else."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
 
+from seg_cli.config import sums
+from seg_cli.config.paths import conf_dir
 from seg_cli.runs.fingerprint import fingerprint
 
 
-@pytest.fixture
-def config(compose_config: Callable[..., DictConfig]) -> dict[str, Any]:
-    composed = compose_config("model=deeplabv3plus", "loss=dice+focal", "data=camvid", "data.root=here")
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    """Nobody writes to it."""
+    sums.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        overrides = ["model=deeplabv3plus", "loss=dice+focal", "data=camvid", "data.root=here"]
+        composed = compose("train", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    with open_dict(composed):
+        del composed["hydra"]
     resolved = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -54,6 +66,15 @@ def print_of(config: dict[str, Any], data: str = "d", pretrained: str = "none") 
         ("loader.batch_size", 3),
         ("trainer.max_epochs", 999),
         ("trainer.gradient_clip", None),
+        ("trainer.accumulate", 2),
+        ("trainer.lr_batch", 16),
+        ("trainer.sync_batchnorm", True),
+        ("resize.stages", []),
+        ("resize.warmup", 0.5),
+        ("finetune.layer_decay", 0.5),
+        ("finetune.phases", [{"epochs": 1, "frozen": ["encoder"]}]),
+        ("average.decay", 0.5),
+        ("average._target_", "some.Other"),
         ("trainer.validate_every", 2),
         ("trainer.early_stop", 5),
         ("trainer.limit_batches", 2),
@@ -79,6 +100,11 @@ def test_it_changes_with_what_decides_the_result(config: dict[str, Any], key: st
         ("loader.eval_batch_size", 3),
         ("trainer.accelerator", "gpu"),
         ("trainer.devices", 2),
+        ("trainer.nodes", 2),
+        ("trainer.strategy", "ddp"),
+        ("trainer.checkpoint_minutes", 1),
+        ("trainer.compile", True),
+        ("trainer.deterministic", True),
     ],
 )
 def test_it_does_not_change_with_anything_else(config: dict[str, Any], key: str, value: object) -> None:

@@ -1,5 +1,6 @@
 """Loggers: what they keep, and that W&B cannot harm a run."""
 
+import csv
 import os
 import runpy
 import subprocess
@@ -7,27 +8,25 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 import numpy as np
 import pytest
-import pytorch_lightning as pl
-import torch
 import wandb
 from omegaconf import OmegaConf
+from pytorch_lightning.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader
 
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.errors import UserError
+from seg_cli.inference.evaluate import Example
 from seg_cli.training.loggers import Csv, ExperimentLogger, TensorBoard, Wandb, decide_mode
 
 CONF = Path(__file__).parents[2] / "conf" / "logger"
 LABELS = LabelSpace(names=("Sky", "Car"), colors=((10, 20, 30), (200, 100, 0)))
-RESULTS = {
+RESULTS: dict[str, Any] = {
     "splits": {
         "test": {
             **{"miou": 0.5, "pixel_accuracy": 0.9, "mean_accuracy": 0.7, "mean_dice": 0.6, "fw_iou": 0.8},
@@ -41,15 +40,6 @@ RESULTS = {
     "best_epoch": 2,
     "epochs": 3,
 }
-
-
-@dataclass
-class Example:
-    name: str
-    image: np.ndarray
-    truth: np.ndarray
-    prediction: np.ndarray
-    miou: float | None
 
 
 EXAMPLE = Example(
@@ -71,31 +61,15 @@ PLANES = Example(
 )
 
 
-class Task(pl.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(()))
-
-    def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
-        loss = (self.weight * 0.5).square()
-        self.log("train/loss", loss, on_step=True, on_epoch=False)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def fit(logger: Any, task: pl.LightningModule | None = None, epochs: int = 2) -> None:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=logger,
-        max_epochs=epochs,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(task or Task(), DataLoader(torch.zeros(3), batch_size=1))
+def train(logger: Any, *, epochs: range = range(1, 3), steps: int = 3, fails_at: int | None = None) -> None:
+    """Tell a logger what the loop tells it: of steps, and of epochs, which count from 1."""
+    for epoch in epochs:
+        for step in range((epoch - 1) * steps + 1, epoch * steps + 1):
+            if step == fails_at:
+                raise RuntimeError("out of memory")
+            logger.log_metrics({"step/loss": 1 / step, "epoch": epoch}, step)
+        logger.log_metrics({"train/loss": 0.5 / epoch, "val/miou": 0.1 * epoch, "epoch": epoch}, epoch * steps)
+        logger.save()
 
 
 def arguments(folder: Path) -> dict[str, Any]:
@@ -117,7 +91,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     wandb.teardown()  # so that the next test's W&B reads its own environment
 
 
-def read_wandb(folder: Path) -> list[dict[str, dict[str, Any]]]:
+def read_wandb(folder: Path) -> list[dict[str, Any]]:
     """Config, history rows and summary of every offline run under a folder, oldest first."""
     reader = Path(os.environ.get("SEGRUN_SHARED", Path(__file__).parents[3] / "shared"), "tools", "read_wandb.py")
     if not reader.is_file():
@@ -126,12 +100,12 @@ def read_wandb(folder: Path) -> list[dict[str, dict[str, Any]]]:
     tools = runpy.run_path(str(reader))
     runs = []
     for file in sorted(folder.rglob("*.wandb"), key=lambda file: file.stat().st_mtime_ns):
-        run: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "exit": None, "project": None}
+        run: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "exit": None}
         for record in tools["records"](str(file)):
             match record.WhichOneof("record_type"):
                 case "run":
                     run["config"] |= tools["kv"](record.run.config.update)
-                    run |= {"project": record.run.project, "name": record.run.display_name}
+                    run |= {"project": record.run.project, "name": record.run.display_name, "id": record.run.run_id}
                 case "history":
                     run["history"].append(tools["kv"](record.history.item))
                 case "summary":
@@ -147,26 +121,30 @@ def test_every_yaml_has_its_line_and_instantiates(file: Path, tmp_path: Path) ->
     assert file.read_text().startswith("# ")
     for node in OmegaConf.load(file).values():
         logger = hydra.utils.instantiate(node, _partial_=True)(**arguments(tmp_path))
-        assert isinstance(logger, pl.loggers.Logger)
-        logger.finalize("failed")
+        assert isinstance(logger, Logger)
+        if isinstance(logger, ExperimentLogger):
+            logger.close(failed=True)
 
 
 def test_csv_keeps_every_step_and_what_was_there_before(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        for _ in range(2):
-            fit(Csv(**arguments(tmp_path)))
+        for epochs in (range(1, 3), range(3, 4)):
+            train(Csv(**arguments(tmp_path)), epochs=epochs)
+    found = {}
     for version in ("version_0", "version_1"):
-        lines = (tmp_path / "csv" / version / "metrics.csv").read_text().splitlines()
-        assert lines[0] == "epoch,step,train/loss"
-        assert len(lines) == 1 + 6
+        with (tmp_path / "csv" / version / "metrics.csv").open(newline="") as file:
+            found[version] = [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file) if row["step/loss"]]
+    assert found == {
+        "version_0": [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (2, 6)],
+        "version_1": [(3, 7), (3, 8), (3, 9)],
+    }
 
 
 def test_tensorboard_shows_curves_predictions_and_results(tmp_path: Path) -> None:
     logger = TensorBoard(**arguments(tmp_path))
     assert isinstance(logger, ExperimentLogger)
-    fit(logger)
+    train(logger)
     logger.log_predictions([EXAMPLE], LABELS, epoch=2)
     logger.log_results(RESULTS)
     logger.close()
@@ -175,7 +153,9 @@ def test_tensorboard_shows_curves_predictions_and_results(tmp_path: Path) -> Non
     tags = events.Tags()
     assert {"train/loss", "results/test/miou"} <= set(tags["scalars"])
     assert tags["images"] == ["predictions/frame 1"]
-    assert len(events.Scalars("train/loss")) == 6
+    assert [event.step for event in events.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 0.5), (6, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("epoch")][-1] == (6, 2)
     assert "results/test/text_summary" in tags["tensors"]
 
 
@@ -194,7 +174,7 @@ def test_wandb_offline_run_holds_config_curves_overlays_and_scores(
     run_dir = tmp_path / "run"
     logger = Wandb(**arguments(run_dir), project="streets")
     assert isinstance(logger, ExperimentLogger)
-    fit(logger)
+    train(logger)
     logger.log_predictions([EXAMPLE], LABELS, epoch=2)
     logger.log_results(RESULTS)
     logger.close()
@@ -205,8 +185,10 @@ def test_wandb_offline_run_holds_config_curves_overlays_and_scores(
     (run,) = read_wandb(run_dir)
     assert (run["project"], run["name"], run["exit"]) == ("streets", "camvid", 0)
     assert run["config"]["seed"] == 3
-    curve = [(row["epoch"], row["step"]) for row in run["history"] if "train/loss" in row]
-    assert curve == [(1, 0), (1, 1), (1, 2), (2, 3), (2, 4), (2, 5)]
+    curve = [(row["epoch"], row["step"]) for row in run["history"] if "step/loss" in row]
+    assert curve == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (2, 6)]
+    scores = [(row["epoch"], row["step"], row["val/miou"]) for row in run["history"] if "val/miou" in row]
+    assert scores == [(1, 3, 0.1), (2, 6, 0.2)]
     (overlay,) = [row for row in run["history"] if "predictions.all_masks" in row]
     assert overlay["epoch"] == 2
     assert overlay["predictions.captions"] == ["frame 1"]
@@ -218,20 +200,33 @@ def test_wandb_offline_run_holds_config_curves_overlays_and_scores(
 
 
 def test_wandb_two_runs_in_one_process_are_two_even_if_the_first_fails(tmp_path: Path) -> None:
-    class Failing(Task):
-        def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
-            if index == 1:
-                raise RuntimeError("out of memory")
-            return super().training_step(batch, index)
-
     first = Wandb(**arguments(tmp_path / "a"))
     with pytest.raises(RuntimeError, match="out of memory"):
-        fit(first, Failing())
+        train(first, fails_at=2)
+    first.close(failed=True)
     second = Wandb(**arguments(tmp_path / "b"))
-    fit(second)
+    train(second)
     second.close()
-    assert [run["exit"] for run in read_wandb(tmp_path)] == [1, 0]
-    assert [len([r for r in run["history"] if "train/loss" in r]) for run in read_wandb(tmp_path)] == [1, 6]
+    runs = read_wandb(tmp_path)
+    assert [run["exit"] for run in runs] == [1, 0]
+    assert [len([row for row in run["history"] if "step/loss" in row]) for run in runs] == [1, 6]
+    assert runs[0]["id"] != runs[1]["id"]
+
+
+def test_wandb_goes_on_in_the_run_that_an_id_names(tmp_path: Path) -> None:
+    first = Wandb(**arguments(tmp_path / "a"))
+    name = first.version
+    train(first, epochs=range(1, 2))
+    first.close(failed=True)
+    second = Wandb(**arguments(tmp_path / "b"), run_id=name)
+    assert second.version == name
+    train(second, epochs=range(2, 4))
+    second.close()
+    assert second.version == ""
+    runs = read_wandb(tmp_path)
+    assert [(run["id"], run["exit"]) for run in runs] == [(name, 1), (name, 0)]
+    steps = [[(row["epoch"], row["step"]) for row in run["history"] if "train/loss" in row] for run in runs]
+    assert steps == [[(1, 3)], [(2, 6), (3, 9)]]
 
 
 def test_wandb_service_killed_in_the_middle_breaks_nothing(tmp_path: Path) -> None:
@@ -242,21 +237,18 @@ def test_wandb_service_killed_in_the_middle_breaks_nothing(tmp_path: Path) -> No
     from pathlib import Path
     from test_loggers import *
 
-    class Killing(Task):
-        def on_train_epoch_end(self):
-            if self.current_epoch == 0:
-                pid = os.environ["WANDB_SERVICE"].split("-")[1]
-                children = subprocess.check_output(["pgrep", "-P", pid, "-f", "wandb-core"], text=True)
-                [os.kill(int(child), signal.SIGKILL) for child in children.split()]
-
     logger = Wandb(**arguments(Path({str(tmp_path)!r}) / "a"))
-    fit(logger, Killing(), epochs=3)
+    train(logger, epochs=range(1, 2))
+    pid = os.environ["WANDB_SERVICE"].split("-")[1]
+    children = subprocess.check_output(["pgrep", "-P", pid, "-f", "wandb-core"], text=True)
+    [os.kill(int(child), signal.SIGKILL) for child in children.split()]
+    train(logger, epochs=range(2, 4))
     logger.log_predictions([EXAMPLE], LABELS, epoch=3)
     logger.log_results(RESULTS)
     logger.close()
     print("finished", flush=True)
     second = Wandb(**arguments(Path({str(tmp_path)!r}) / "b"))
-    fit(second)
+    train(second)
     second.close()
     print("second finished", flush=True)
     """
@@ -271,7 +263,7 @@ def test_wandb_service_killed_in_the_middle_breaks_nothing(tmp_path: Path) -> No
     assert done.stdout.split("\n")[-3:-1] == ["finished", "second finished"]
     assert done.stderr.count("W&B failed") == 1
     assert "Traceback" not in done.stderr
-    assert len(read_wandb(tmp_path / "b")[0]["history"]) == 6
+    assert len(read_wandb(tmp_path / "b")[0]["history"]) == 6 + 2
 
 
 def test_wandb_server_away_is_waited_for_briefly_and_the_run_kept_offline(
@@ -280,7 +272,7 @@ def test_wandb_server_away_is_waited_for_briefly_and_the_run_kept_offline(
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     logger = Wandb(**arguments(tmp_path), init_timeout=2)
-    fit(logger)
+    train(logger)
     logger.close()
     (message,) = [r.getMessage() for r in caplog.records if r.name == "seg_cli.training.loggers"]
     assert "cannot be reached" in message
@@ -354,7 +346,7 @@ def test_wandb_not_importable(
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "wandb", None)
         logger = Wandb(**arguments(tmp_path))
-        fit(logger)
+        train(logger)
         logger.log_results(RESULTS)
         logger.close()
     assert caplog.text.count("W&B cannot be used") == 1
@@ -365,7 +357,7 @@ def test_wandb_keeps_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_API_KEY", secret)
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = Wandb(**arguments(tmp_path))
-    fit(logger)
+    train(logger)
     logger.close()
     kept = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert kept

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from seg_cli.commands.build import build
-from seg_cli.commands.train import resolve
+from seg_cli.commands.experiment import resolve
 from seg_cli.config.explain import explain
 from seg_cli.data.files import FileDataset, FilePairs
 from seg_cli.data.labels import VOID

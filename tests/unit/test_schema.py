@@ -35,7 +35,7 @@ def test_the_shipped_config_is_valid(shipped: DictConfig) -> None:
     validate(shipped)
 
 
-@pytest.mark.parametrize("group", ["encoder", "trainer", "precision"])
+@pytest.mark.parametrize("group", ["encoder", "trainer", "precision", "resize", "finetune", "average"])
 def test_every_shipped_choice_is_valid(group: str) -> None:
     for choice in choices(group):
         validate(composed(f"{group}={choice.name}"))
@@ -50,6 +50,21 @@ GOOD = [
     ("encoder.lr_factor", 0.1),
     ("encoder.weights", "~/some.safetensors"),
     ("trainer.devices", 2),
+    ("trainer.devices", "auto"),
+    ("trainer.nodes", 3),
+    ("trainer.strategy", "fsdp"),
+    ("trainer.accumulate", 4),
+    ("trainer.lr_batch", 16),
+    ("trainer.lr_batch", None),
+    ("trainer.checkpoint_minutes", 0),
+    ("trainer.checkpoint_minutes", 0.5),
+    ("trainer.checkpoint_minutes", None),
+    ("trainer.compile", True),
+    ("trainer.auto_batch_size", True),
+    ("start", "outputs/a/b"),
+    ("void", "false_positive"),
+    ("threshold", 0.3),
+    ("threshold", "best"),
     ("trainer.gradient_clip", None),
     ("trainer.early_stop", 5),
     ("trainer.limit_batches", 2),
@@ -80,6 +95,23 @@ BAD = [
     ("trainer.max_epochs", 0),
     ("trainer.accelerator", "tpu2"),
     ("trainer.devices", 0),
+    ("trainer.devices", "all"),
+    ("trainer.nodes", 0),
+    ("trainer.strategy", "dpp"),
+    ("trainer.sync_batchnorm", "yes"),
+    ("trainer.accumulate", 0),
+    ("trainer.accumulate", 1.5),
+    ("trainer.lr_batch", 0),
+    ("trainer.lr_batch", "auto"),
+    ("trainer.compile", 1),
+    ("trainer.auto_batch_size", 8),
+    ("start", 3),
+    ("void", "counted"),
+    ("threshold", 1.0),
+    ("threshold", "worst"),
+    ("trainer.deterministic", None),
+    ("trainer.checkpoint_minutes", -1),
+    ("trainer.checkpoint_minutes", float("inf")),
     ("trainer.gradient_clip", -1.0),
     ("trainer.gradient_clip", float("nan")),
     ("trainer.validate_every", 0),
@@ -119,7 +151,16 @@ def test_a_value_where_a_section_belongs(shipped: DictConfig) -> None:
         validate(changed(shipped, "loader", 3))
 
 
-@pytest.mark.parametrize(("group", "message"), [("loss", "^loss: a run needs one"), ("trainer", "^trainer.max_epochs")])
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("loss", "^loss: a run needs one"),
+        ("resize", "^resize: a run needs one.* Type resize=CHOICE, where CHOICE is one of none, progressive"),
+        ("finetune", "^finetune: a run needs one.* discriminative, freeze, gradual, none"),
+        ("average", "^average: a run needs one.* ema, none, swa"),
+        ("trainer", "^trainer.max_epochs"),
+    ],
+)
 def test_a_group_that_was_taken_out(group: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(composed(f"~{group}"))
@@ -133,8 +174,8 @@ def test_eval() -> None:
         validate_eval(composed("run=x", "checkpoint=worst", verb="eval"))
     with pytest.raises(UserError, match=r"split=\[\]: it must be the name of a split"):
         validate_eval(composed("run=x", "split=[]", verb="eval"))
-    with pytest.raises(UserError, match="tta: there is no such key"):
-        validate_eval(composed("run=x", "+tta=flip", verb="eval"))
+    with pytest.raises(UserError, match="tat: there is no such key"):
+        validate_eval(composed("run=x", "+tat=flip", verb="eval"))
 
 
 def test_neither_torch_nor_lightning_is_imported() -> None:
