@@ -21,6 +21,7 @@ from seg_cli.data.inspect import Facts, count, inspect
 from seg_cli.data.labels import LabelSpace
 from seg_cli.data.loading import worker_count
 from seg_cli.data.sample import Dataset, Split
+from seg_cli.commands.folders import open_folder
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.losses.class_weights import ClassWeights
 from seg_cli.reports.check import finding_lines, numbers_of, tables
@@ -48,7 +49,7 @@ def run(cfg: DictConfig) -> None:
     augment: Augment | None = build(config, "augment", policy=build(config, "crop")) if config["sheet"] else None
     workers = worker_count(config["loader"]["workers"])
 
-    folder = _open_folder(config)
+    folder = open_folder("checks", config)
     began = time.monotonic()
     facts = inspect(
         dataset,
@@ -101,28 +102,6 @@ def run(cfg: DictConfig) -> None:
             f"scores. All of them: {folder / 'check.json'}"
         )
     console.print(f"sound, with {numbers_of(report['findings'])}", markup=False, highlight=False)
-
-
-def _open_folder(config: Mapping[str, Any]) -> Path:
-    """The folder for what is found: ``out``, which may exist, or a new one."""
-    hydra = HydraConfig.get()
-    job = f"_{hydra.job.num}" if hydra.mode == RunMode.MULTIRUN else ""
-    if config["out"]:
-        folder, numbered = Path(config["out"] + job).expanduser(), False
-    else:
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        folder, numbered = Path("outputs") / "checks" / config["name"] / f"{stamp}{job}", True
-    for attempt in range(1, 1000):
-        candidate = folder if attempt == 1 else folder.with_name(f"{folder.name}-{attempt}")
-        try:
-            candidate.mkdir(parents=True, exist_ok=not numbered)
-            return candidate
-        except FileExistsError:
-            if not numbered:
-                raise UserError(f"out={folder}: this is a file, and a folder is needed.") from None
-        except OSError as error:
-            raise UserError(f"out={folder}: the folder cannot be made ({error.strerror}).") from None
-    raise UserError(f"{folder}: there are a thousand checks of this name and second already.")
 
 
 def _weights(facts: Mapping[str, Sequence[Facts]], labels: LabelSpace) -> dict[str, Any]:

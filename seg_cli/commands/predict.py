@@ -110,7 +110,7 @@ def _of_run(request: Mapping[str, Any]) -> tuple[LabelSpace, ImageReader, Label,
     how = {group: build(config, group) for group in _GROUPS if config.get(group)}
     model = Predictor(trained.model, counting=counting, **how)
     if request["precision"]["channels_last"]:
-        model = model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     device = device_of(request)
     mode = precision.resolve(request["precision"]["mode"] or config["precision"]["mode"], device)
     label = TorchLabel(

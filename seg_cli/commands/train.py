@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_fabric import Fabric
@@ -274,7 +275,9 @@ def _draw(
     classes = labels.num_classes
     draw_confusion(test.matrix[:classes], labels.names, directory.figures / "confusion.png")  # without a row of void
     draw_metrics(test, experiment.config["choices"]["model"], directory.figures)
-    counting = Counting.of(labels, void=experiment.scoring.void)
+    chosen = experiment.scoring.threshold
+    threshold = torch.tensor(test.thresholds) if isinstance(chosen, str) else chosen
+    counting = Counting.of(labels, threshold, experiment.scoring.void)
     examples = predict_examples(
         experiment.scoring.predictor(experiment.model, counting),
         experiment.dataset.splits["test"],

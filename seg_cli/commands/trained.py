@@ -67,7 +67,9 @@ def open_dataset(config: Mapping[str, Any], root: str | None) -> Dataset:
     data = dict(config["data"])
     if root is not None:
         if "root" not in data:
-            raise UserError(f"data.root: the dataset of this run, {config['choices']['data']}, is not read from a folder.")
+            raise UserError(
+                f"data.root: the dataset of this run, {config['choices']['data']}, is not read from a folder."
+            )
         data["root"] = root
     return build({**config, "data": data}, "data")
 

@@ -37,6 +37,7 @@ from seg_cli import __version__
 from seg_cli.data.images import picture_size, refusing_broken
 from seg_cli.data.loading import start_worker
 from seg_cli.data.sample import Sample, Split
+from seg_cli.data.workers import start_method
 from seg_cli.errors import RunFailed, UserError
 
 CACHES = ("none", "ram", "disk")
@@ -247,6 +248,7 @@ def _build(samples: Split, file: Path, workers: int, progress: Progress) -> Stor
                 collate_fn=np.asarray,
                 num_workers=workers,
                 worker_init_fn=start_worker,
+                multiprocessing_context=start_method(workers),
                 generator=torch.Generator(),  # else a draw from the run's own: a cache would change the training
             )
             index = np.stack(list(progress(loader))).astype("<i8").tobytes()

@@ -17,6 +17,7 @@ from seg_cli.data.files import FilePairs
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.data.loading import start_worker
 from seg_cli.data.sample import Dataset, Split
+from seg_cli.data.workers import start_method
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.runs.atomic import write_json
 
@@ -73,6 +74,7 @@ def count_classes(
         collate_fn=np.asarray,
         num_workers=workers,
         worker_init_fn=start_worker,
+        multiprocessing_context=start_method(workers),
         generator=torch.Generator(),  # else a draw from the run's own: what is remembered would change the training
     )
     sums = np.zeros((3, classes), np.int64)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from seg_cli.data.labels import LabelSpace
 from seg_cli.data.sample import Split
+from seg_cli.data.workers import start_method
 from seg_cli.errors import RunFailed
 from seg_cli.runs.atomic import write_file
 
@@ -81,6 +82,7 @@ def find_places(
         collate_fn=_as_it_is,
         num_workers=workers,
         worker_init_fn=_start_worker,
+        multiprocessing_context=start_method(workers),
         generator=torch.Generator(),  # else a draw from the run's own: what is remembered would change the training
     )
     counts, places = zip(*progress(loader), strict=True)

@@ -20,6 +20,7 @@ from seg_cli.data.images import read_plain
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.data.loading import start_worker
 from seg_cli.data.sample import Dataset, Split
+from seg_cli.data.workers import start_method
 from seg_cli.errors import SegrunError
 
 _JPEG = b"\xff\xd8\xff"
@@ -97,6 +98,7 @@ def inspect(
         collate_fn=_as_it_is,  # type: ignore[arg-type] # without batches it is given single items
         num_workers=workers,
         worker_init_fn=start_worker,
+        multiprocessing_context=start_method(workers),
     )
     facts: dict[str, list[Facts]] = {name: [] for name, same in same_as.items() if name == same}
     for (name, _), found in zip(places, progress(loader), strict=True):

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from seg_cli.data.augment import Augment
 from seg_cli.data.geometry import Size
 from seg_cli.data.labels import VOID
 from seg_cli.data.sample import Sample, Split
+from seg_cli.data.workers import start_method
 
 
 @dataclass
@@ -179,8 +179,7 @@ def _workers(workers: int) -> dict[str, Any]:
         "pin_memory": torch.cuda.is_available(),
         # else a draw from the run's own generator each time: what is read would change dropout
         "generator": torch.Generator(),
-        # joblib's processes would start others in a way of theirs
-        "multiprocessing_context": "fork" if workers > 0 and sys.platform == "linux" else None,
+        "multiprocessing_context": start_method(workers),
     }
 
 

@@ -38,7 +38,8 @@ def trace(model: nn.Module, *, channels: int, size: Sequence[int] | None = None)
     Raises:
         UserError: if the model does something that cannot be written down, or cannot be for every size.
     """
-    model.float().cpu().to(memory_format=torch.contiguous_format).eval()
+    model.float().cpu().eval()
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros(2, channels, *(size or _EXAMPLE))
     open_sides = {} if size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:

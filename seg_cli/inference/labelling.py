@@ -88,8 +88,8 @@ def find_images(place: str, *, without: Path | None = None) -> list[Source]:
             f"input={place}: no image file ({types}) is called like that. Quote the pattern, so that the shell leaves "
             "it as it is: 'input=photos/*.jpg'."
         )
-    fixed = [part for part in path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]]
-    return _named(found, Path(*fixed))
+    first = next(number for number, part in enumerate(path.parts) if glob.has_magic(part))
+    return _named(found, Path(*path.parts[:first]))
 
 
 def _named(paths: Sequence[Path], top: Path) -> list[Source]:

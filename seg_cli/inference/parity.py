@@ -59,7 +59,7 @@ def views(images: Sequence[np.ndarray], size: tuple[int, int] | None) -> list[tu
     """
     found = []
     for number, image in enumerate(images):
-        values = image.astype(np.float32)
+        values: np.ndarray = image.astype(np.float32)
         if size is not None:
             values = cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA).reshape(*size, image.shape[2])
         batch = np.ascontiguousarray(values.transpose(2, 0, 1)[None])  # (1, B, H, W)

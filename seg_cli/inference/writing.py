@@ -46,7 +46,8 @@ class PredictionFolder:
     def __init__(self, folder: Path, labels: LabelSpace, forms: Collection[str]) -> None:
         self.folder, self.labels = folder, labels
         self.forms = [*dict.fromkeys("classes" if form == "mask" and labels.overlapping else form for form in forms)]
-        self._planes = [f"{index:02}_{re.sub(r'[^\w.-]+', '_', name)}" for index, name in enumerate(labels.names)]
+        words = [re.sub(r"[^\w.-]+", "_", name) for name in labels.names]
+        self._planes = [f"{index:02}_{word}" for index, word in enumerate(words)]
 
     def files(self, name: str) -> list[Path]:
         """Where the predictions for an image go."""

@@ -9,16 +9,20 @@ from seg_cli import __version__
 
 _DECIDES = (
     *("model", "encoder", "loss", "augment", "crop", "optimizer", "scheduler", "resize", "finetune", "average"),
-    *("precision", "seed", "void", "threshold", "tta", "inference", "postprocess"),
+    *("precision", "seed", "void", "threshold", "postprocess"),
 )
 _DECIDES_IN = {
     "data": None,  # all but where it lies and is cached; what it holds is hashed apart
+    "tta": None,
+    "inference": None,
     "loader": ("crop", "batch_size"),
     "trainer": (
         *("max_epochs", "accumulate", "lr_batch", "gradient_clip", "sync_batchnorm"),
         *("validate_every", "early_stop", "limit_batches"),
     ),
 }
+
+_NEVER = {"data": ("root", "cache"), "tta": ("views_per_batch",), "inference": ("batch_size", "scores")}
 
 
 def fingerprint(config: Mapping[str, Any], *, data: str, pretrained: str) -> str:
@@ -34,7 +38,7 @@ def fingerprint(config: Mapping[str, Any], *, data: str, pretrained: str) -> str
     decides = {key: config[key] for key in _DECIDES if key in config}
     for group, keys in _DECIDES_IN.items():
         settings = config.get(group, {})
-        decides[group] = {key: settings.get(key) for key in (keys or settings) if key not in ("root", "cache")}
+        decides[group] = {key: settings.get(key) for key in (keys or settings) if key not in _NEVER.get(group, ())}
     decides["encoder"] = {key: value for key, value in decides.get("encoder", {}).items() if key != "weights"}
     decides["model"] = _without_weights_path(decides["model"])
     decides |= {"data_content": data, "pretrained": pretrained, "version": __version__}

@@ -50,16 +50,16 @@ class Companions:
         first = self._fabric.is_global_zero
         here = self._address if self._address == "127.0.0.1" else ""
         server = socket.create_server((here, 0), backlog=self._fabric.world_size) if first else None
-        mine = (server.getsockname()[1], secrets.token_hex(16), self._name) if server else None
+        mine = (server.getsockname()[1] if server else 0, secrets.token_hex(16), self._name)
         port, token, self._first = self._fabric.broadcast(mine)
         if server:
-            target, arguments = self._listen, (server, token)
+            thread = threading.Thread(target=self._listen, args=(server, token), daemon=True, name="companions")
         else:
             link = _Link(socket.create_connection((self._address, port), timeout=60))
             link.send({"token": token, "name": self._name})
             self._links.append(link)
-            target, arguments = self._follow, (link,)
-        threading.Thread(target=target, args=arguments, daemon=True, name="companions").start()
+            thread = threading.Thread(target=self._follow, args=(link,), daemon=True, name="companions")
+        thread.start()
         return self
 
     def __exit__(

@@ -74,7 +74,7 @@ def make_fabric(settings: Mapping[str, Any], device: torch.device, *, thaws: boo
         _end_earlier_job()
         count = _local_count(settings, device)
         world = start_world(count) if count > 1 else World()
-    rank_zero_only.rank = world.rank
+    rank_zero_only.rank = world.rank  # type: ignore[attr-defined]
     strategy: str | Strategy = "auto"
     if settings["strategy"] == "fsdp":
         strategy = ModelParallelStrategy(

@@ -77,11 +77,12 @@ def fit(
         validate_every=settings["validate_every"],
         quiet=not fabric.is_global_zero,
     )
-    companions = Companions(
-        fabric,
-        on_loss=lambda sentence: fabric.is_global_zero and run.write_status("failed", reason=sentence),
-    )
-    with StopSignals() as stop:
+
+    def note_failure(sentence: str) -> None:
+        if fabric.is_global_zero:
+            run.write_status("failed", reason=sentence)
+
+    with StopSignals() as stop, Companions(fabric, on_loss=note_failure):
         loop = Loop(
             task,
             data,
@@ -99,8 +100,7 @@ def fit(
         if checkpoint is not None:
             loop.restore(checkpoint)
         try:
-            with companions:
-                loop.run()
+            loop.run()
         finally:
             display.close()
     assert loop.at.best_epoch is not None

@@ -12,10 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -275,8 +273,7 @@ def _this_command() -> list[str]:
     if not (HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN):
         return [sys.executable, *program, *sys.argv[1:]]
     # One job of a sweep, perhaps in a worker whose own command line says nothing of it.
-    hydra: Mapping[str, Any] = HydraConfig.get()
-    folders = [source.path for source in hydra["runtime"]["config_sources"] if source.provider == "command-line"]
-    options = [f"--config-dir={folder}" for folder in folders]
-    options.append(f"--config-name={hydra['job']['config_name']}")
-    return [sys.executable, "-m", "seg_cli", "train", *options, *hydra["overrides"]["task"]]
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    options = [*(f"--config-dir={folder}" for folder in folders), f"--config-name={hydra.job.config_name}"]
+    return [sys.executable, "-m", "seg_cli", "train", *options, *hydra.overrides.task]

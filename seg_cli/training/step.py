@@ -11,6 +11,7 @@ from torch import Tensor
 from seg_cli.data.loading import Batch
 from seg_cli.errors import RunFailed
 from seg_cli.inference.evaluate import autocast
+from seg_cli.inference.memory import is_out_of_memory
 from seg_cli.training.shards import is_sharded, load_optimizer, whole
 from seg_cli.training.task import SegmentationTask
 
@@ -99,7 +100,7 @@ class Stepper:
                 # Guarded, gradients are summed over the processes only after all of them are known to be there.
                 losses = self._backward(batches, sync=not guarded)
             except RuntimeError as caught:
-                if not _is_out_of_memory(caught) or not (alone or guarded):
+                if not is_out_of_memory(caught) or not (alone or guarded):
                     raise
                 error = caught.with_traceback(None)  # whose frames would hold on to all that was computed
             full = error is not None
@@ -159,7 +160,3 @@ def largest_of(fabric: Fabric, number: int) -> int:
     numbers = torch.tensor(number, device=fabric.device)
     torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
     return int(numbers)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

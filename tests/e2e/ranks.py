@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ class Troubled(nn.Module):
     """A network without batch norm in which something goes wrong in one process.
 
     Args:
-        trouble: ``exit``, ``kill``, ``hang-and-kill`` (in the middle of nothing), ``error``, or ``memory``: for batches
-            of more than one sample.
+        trouble: ``exit``, ``kill``, ``error``, ``hang`` (it is killed, and the others notice nothing, as where they
+            wait for a GPU), or ``memory``: for batches of more than one sample.
         rank: of the process.
         step: at which training step from 0.
     """
@@ -110,14 +111,17 @@ class Troubled(nn.Module):
         self.trouble, self.rank, self.step, self.steps = trouble, rank, step, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training and self.rank == int(os.environ["RANK"]):
-            self.steps += 1
+        self.steps += self.training
+        if self.training and self.rank != int(os.environ["RANK"]):
+            if self.trouble == "hang" and self.steps == self.step + 1:
+                time.sleep(1000)
+        elif self.training:
             if self.trouble == "memory" and len(images) > 1:
                 raise torch.OutOfMemoryError("out of memory")
             if self.steps == self.step + 1:
                 if self.trouble == "exit":
                     os._exit(0)
-                if self.trouble == "kill":
+                if self.trouble in ("kill", "hang"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if self.trouble == "error":
                     raise ValueError("this image has no pixels")

@@ -51,7 +51,7 @@ def pictures(shared: Path) -> tuple[Tensor, Tensor]:
     data = CamVid(root=str(shared / "data" / "camvid"))
     images, masks = [], []
     for split, name, top, left in WINDOWS:
-        index = [pair.name for pair in data._pairs[split]].index(name)
+        index = [pair.name for pair in data.splits[split].pairs].index(name)
         sample, window = data.splits[split][index], np.s_[top : top + HEIGHT, left : left + WIDTH]
         images.append(torch.tensor(sample.image[window]).permute(2, 0, 1))
         masks.append(torch.tensor(sample.mask[window]))

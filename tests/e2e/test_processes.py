@@ -24,6 +24,7 @@ from seg_cli.data.shapes import Shapes
 from seg_cli.errors import RunFailed
 from seg_cli.losses import CrossEntropy, Sum
 from seg_cli.runs.run import Run
+from seg_cli.training import companions
 from seg_cli.training import loop as loops
 from seg_cli.training.averaging import Ema
 from seg_cli.training.checkpoints import read_checkpoint, read_latest
@@ -263,6 +264,20 @@ def test_a_process_that_dies_or_fails_ends_the_others_and_is_named(
             assert "Error" not in process.err.replace("RuntimeError", "")
 
 
+def work_hanging(folder: Path) -> dict[str, Any]:
+    companions.GRACE = 1.0
+    return work_trouble(folder, "hang", 1, 2)
+
+
+def test_a_process_that_waits_for_ever_is_ended_when_another_is_gone(tmp_path: Path) -> None:
+    ended = together(3, tmp_path / "h", work_hanging, seconds=40)
+    assert [process.status for process in ended] == [1, -signal.SIGKILL, 1]
+    sentence = f"Process 1 (pid {ended[1].pid} on "
+    assert f"error: {sentence}" in ended[0].err
+    assert Run(tmp_path / "h" / "run").status["state"] == "failed"
+    assert Run(tmp_path / "h" / "run").status["reason"].startswith(sentence)
+
+
 # ---- going on with another number of processes
 
 
@@ -405,8 +420,15 @@ def test_jobs_of_a_sweep_have_processes_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_workers_that_read_inside_workers_of_joblib(tmp_path: Path) -> None:
-    joblib = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "loader.workers=1", "seed=0,1")
-    finish(tmp_path, start(tmp_path, *joblib, "run_dir=r"))
+    joblib = (
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "loader.workers=1",
+        "loader.crop=[32,32]",
+        "seed=0,1",
+    )
+    finish(tmp_path, start(tmp_path, *joblib, "crop=class_aware", "run_dir=r"))
     assert [Run.open(tmp_path / f"r_{job}").status["state"] for job in (0, 1)] == ["finished", "finished"]
     check = [sys.executable, "-m", "seg_cli", "check", *SHAPES, *joblib, "out=c"]
     subprocess.run(check, cwd=tmp_path, check=True, timeout=300)

@@ -175,7 +175,12 @@ def test_a_disk_that_is_really_full_is_said(run: Run, monkeypatch: pytest.Monkey
     keep_last(run, CONTENT)
     open_file = os.fdopen
     device = os.open("/dev/full", os.O_WRONLY)
-    monkeypatch.setattr(atomic.os, "fdopen", lambda handle, mode: os.close(handle) or open_file(device, mode))
+
+    def open_full(handle: int, mode: str) -> Any:
+        os.close(handle)
+        return open_file(device, mode)
+
+    monkeypatch.setattr(atomic.os, "fdopen", open_full)
     with pytest.raises(RunFailed, match="no space is left on the disk"):
         keep_last(run, CONTENT)
     assert [path.name for path in run.last_checkpoint.parent.iterdir()] == ["last.ckpt"]
@@ -299,7 +304,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_a_checkpoint_of_the_first_version_is_read(checkpoint: Path) -> None:
     model = make_task().model
     load_model(model, checkpoint)
-    assert torch.equal(model.head.bias, torch.load(checkpoint)["state_dict"]["model.head.bias"])  # type: ignore[arg-type,union-attr]
+    assert torch.equal(model.head.bias, torch.load(checkpoint)["state_dict"]["model.head.bias"])
 
 
 def test_a_checkpoint_that_is_not_there_is_said(tmp_path: Path) -> None:

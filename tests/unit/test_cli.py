@@ -47,7 +47,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 WRONG = [
-    (["unett"], "unett: there is no such verb. Verbs: train, eval, check, list, doctor."),
+    (["unett"], "unett: there is no such verb. Verbs: train, "),
     (["trian"], "there is no such verb. Did you mean 'train'?"),
     (["unet"], "unet: an option is written as key=value. Type: segrun model=unet"),
     (["model=unett"], "model=unett: there is no model 'unett'. Did you mean 'unet'? Models: cunet, deconvnet, "),

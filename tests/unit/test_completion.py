@@ -28,14 +28,8 @@ from seg_cli.commands.completion import candidates, script
         (
             "segrun eval ",
             [
-                "precision=",
-                "run=",
-                "split=",
-                "checkpoint=",
-                "data.",
-                "loader.",
-                "accelerator=",
-                "precision.",
+                *("data=", "precision=", "metrics=", "tta=", "inference=", "postprocess=", "run=", "name=", "split="),
+                *("checkpoint=", "data.", "classes.", "loader.", "void=", "threshold=", "accelerator=", "precision."),
                 "limit_batches=",
             ],
         ),

@@ -57,7 +57,11 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
     ("gpus", "asked", "said"),
     [
         (0, {"accelerator": "gpu"}, "accelerator=gpu: torch finds no GPU"),
-        (2, {"devices": 3}, "trainer.devices=3: of this machine's GPUs, 2 can be used here. Allowed are auto and 1 to 2"),
+        (
+            2,
+            {"devices": 3},
+            "trainer.devices=3: of this machine's GPUs, 2 can be used here. Allowed are auto and 1 to 2",
+        ),
         (0, {"strategy": "fsdp"}, "trainer.strategy=fsdp: .* this run is on a CPU. Type trainer=default"),
         (2, {"strategy": "fsdp", "accelerator": "cpu"}, "trainer.strategy=fsdp: .* on a CPU"),
     ],
@@ -75,7 +79,11 @@ def test_what_is_not_there_is_refused(
     [
         ({}, {"nodes": 2}, "trainer.nodes=2: .* started alone. Start it on every machine at once, with srun"),
         ({}, {"strategy": "fsdp"}, "trainer.strategy=fsdp: .* this run has one. Type trainer=default"),
-        (TORCHRUN, {"nodes": 2, "devices": 2}, "torchrun started 4 on each of 2 machines. Type trainer.nodes=2 trainer.dev"),
+        (
+            TORCHRUN,
+            {"nodes": 2, "devices": 2},
+            "torchrun started 4 on each of 2 machines. Type trainer.nodes=2 trainer.dev",
+        ),
         (TORCHRUN, {"nodes": 1}, "trainer.nodes=1 trainer.devices=auto: torchrun started 4 on each of 2 machines"),
         (TORCHRUN | {"WORLD_SIZE": "7"}, {}, "torchrun started 4 of 7 processes on this machine"),
         (SRUN, {"nodes": 2, "devices": 1}, "srun started 2 on each of 2 machines"),

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_every_row_is_that_of_a_plain_loop(tmp_path: Path, accumulate: int, clip
 def test_batches_that_are_added_up_are_one_large_batch(tmp_path: Path) -> None:
     data = make_data(train=16)
     for name, samples in data.dataset.splits.items():
-        full = [replace(sample, mask=np.where(sample.mask == VOID, 0, sample.mask)) for sample in samples]  # type: ignore[attr-defined]
+        full = [replace(sample, mask=np.where(sample.mask == VOID, 0, sample.mask)) for sample in samples]
         data.dataset.splits[name] = full
     found = {}
     for accumulate in (1, 2, 4):
@@ -178,7 +179,7 @@ def test_every_epoch_draws_another_order_and_the_same_with_workers(
             train(tmp_path / str(workers), data=make_data(workers=workers), epochs=3)
         orders.append(steps.names)
     assert orders[0] == orders[1]
-    epochs = [sum(orders[0][first : first + 3], []) for first in (0, 3, 6)]
+    epochs = [[name for names in orders[0][first : first + 3] for name in names] for first in (0, 3, 6)]
     assert all(sorted(names) == sorted(epochs[0]) and len(set(names)) == 12 for names in epochs)
     assert len({tuple(names) for names in epochs}) == 3
 
@@ -283,8 +284,7 @@ def test_frozen_parts_keep_every_bit_and_others_learn(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Loop, "_end", ended)
     train(tmp_path, task=task, epochs=4, average=Ema())
     learned = [
-        {key for key in before if not torch.equal(before[key], after[key])}
-        for before, after in zip(states, states[1:], strict=False)
+        {key for key in before if not torch.equal(before[key], after[key])} for before, after in pairwise(states)
     ]
     head, encoder = {"head.weight", "head.bias"}, {key for key in states[0] if key.startswith("encoder.")}
     assert len(encoder) == 7  # with the running mean and variance, and how many batches they are of
@@ -302,18 +302,20 @@ def test_a_part_that_thaws_warms_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_norms_see_batches_also_after_the_model_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, modes = make_task(), []
+    task = make_task()
+    modes: list[bool] = []
     step = Loop._step
-    monkeypatch.setattr(
-        Loop,
-        "_step",
-        lambda loop, *arguments: (modes.append([m.training for m in task.model.modules()]), step(loop, *arguments)),
-    )
+
+    def watched(loop: Loop, *arguments: Any) -> None:
+        modes.append(all(module.training for module in task.model.modules()))
+        step(loop, *arguments)
+
+    monkeypatch.setattr(Loop, "_step", watched)
     task.model.eval()
     count_flops(task.model, (32, 32))
     train(tmp_path, task=task)
     assert len(modes) == 6
-    assert all(map(all, modes))
+    assert all(modes)
 
 
 # ---- losses

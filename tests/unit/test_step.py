@@ -71,7 +71,7 @@ def batches(*sizes: int) -> list[Batch]:
 def whole_gradients(task: SegmentationTask, given: list[Batch]) -> tuple[float, list[Tensor]]:
     """Of all samples at once."""
     images, masks = (torch.cat([getattr(batch, name) for batch in given]) for name in ("images", "masks"))
-    loss = nn.functional.cross_entropy(TinyModel.forward(task.model, images), masks.long())  # type: ignore[arg-type]
+    loss = nn.functional.cross_entropy(TinyModel.forward(task.model, images), masks.long())
     return float(loss.detach()), list(torch.autograd.grad(loss, list(task.model.parameters())))
 
 
@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_computed_in_parts(sizes: tuple[int, ...], room: in
 
     task.model.asked.clear()  # type: ignore[operator,union-attr]
     step.step(given, guarded=guarded)
-    assert max(task.model.asked) <= room  # type: ignore[arg-type,operator,union-attr]
+    assert max(task.model.asked) <= room  # type: ignore[arg-type]
     assert len(step.said) == len(said)  # type: ignore[attr-defined]
 
 
@@ -123,8 +123,8 @@ def test_what_an_attempt_computed_is_let_go_before_the_next() -> None:
         stepper(task).step(batches(8), guarded=False)
     finally:
         gc.enable()
-    assert len(task.model.computed) == 3  # type: ignore[arg-type,union-attr]
-    assert not any(task.model.left)  # type: ignore[arg-type,union-attr]
+    assert len(task.model.computed) == 3  # type: ignore[arg-type]
+    assert not any(task.model.left)  # type: ignore[arg-type]
 
 
 def test_the_message_of_the_cpu_is_known() -> None:
@@ -180,13 +180,15 @@ def test_gradients_are_clipped_together(clip: float | None, moved: float | None)
 def test_bfloat16_is_computed_in_and_float32_kept() -> None:
     task = task_of(TinyModel(), rate=0.1)
     seen: list[torch.dtype] = []
-    task.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))  # type: ignore[union-attr,operator]
+    task.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))  # type: ignore[union-attr]
     losses = {}
     for dtype in (None, torch.bfloat16):
         step = stepper(task, dtype=dtype)
         losses[dtype] = step.step(batches(4), guarded=False)[""]
     assert seen == [torch.float32, torch.bfloat16]
-    assert all(value.dtype == value.grad.dtype == torch.float32 for value in task.parameters())
+    for value in task.parameters():
+        assert value.grad is not None
+        assert value.dtype == value.grad.dtype == torch.float32
     assert losses[torch.bfloat16].dtype == torch.float32
 
 

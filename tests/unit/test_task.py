@@ -42,7 +42,7 @@ def test_norms_and_biases_are_not_decayed_and_levels_learn_slower(decay: float, 
 
 def test_a_task_gives_its_parts_and_an_optimiser_of_frozen_parameters_too() -> None:
     task = make_task()
-    task.model.encoder.requires_grad_(False)  # type: ignore[operator,union-attr]
+    task.model.encoder.requires_grad_(False)
     assert task.parts == ["encoder.0", "encoder.1", "head"]
     given = {parameter for group in task.configure_optimizers().param_groups for parameter in group["params"]}
     assert given == set(task.model.parameters())
@@ -64,7 +64,7 @@ def test_the_loss_of_auxiliary_logits_is_weighed_and_told() -> None:
     masks = torch.randint(0, 7, (2, 8, 8), dtype=torch.uint8)
     with torch.no_grad():
         total, terms = task.training_step(torch.zeros(2, 3, 8, 8), masks)
-    logits = task.model.logits.detach().expand(2, -1, -1, -1)  # type: ignore[operator,union-attr]
+    logits = task.model.logits.detach().expand(2, -1, -1, -1)
     one, two, three = (float(nn.functional.cross_entropy(k * logits, masks.long())) for k in (1, 2, 3))
     assert float(total) == pytest.approx(2 * one + 0.4 * (2 * two + 2 * three), rel=1e-5)
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(
