@@ -13,7 +13,7 @@ from seg_cli.data.sample import Dataset
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.inference.export import load_torch_export, to_onnx, to_torch_export, trace
 from seg_cli.inference.model_file import INPUT, OUTPUT, About, open_session
-from seg_cli.inference.parity import AGREEMENT, Parity, Program, compare, views
+from seg_cli.inference.parity import Parity, Program, compare, views
 from seg_cli.runs.atomic import write_bytes
 from seg_cli.training.quiet import quiet
 
@@ -42,7 +42,7 @@ def run(cfg: DictConfig) -> None:
     found = compare(trained.model, run_program, views(images, size), overlapping=trained.labels.overlapping)
 
     runtime = _RUNTIMES[request["format"]]
-    if not found.holds(request["tolerance"]):
+    if not found.holds(request["tolerance"], request["agreement"]):
         raise RunFailed(_refusal(found, runtime, request, size))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, data)
@@ -102,11 +102,10 @@ def _refusal(found: Parity, runtime: str, request: dict[str, Any], size: tuple[i
     if found.problem is not None:
         advice = "" if size else " A model may depend on the size of its images; type size=[HEIGHT,WIDTH] to fix it."
         return f"{lead}on images of {found.shape} {found.problem}.{advice}"
-    if found.difference <= request["tolerance"]:
-        return f"{lead}{1 - found.agreement:.3%} of the pixels have another label (at most {1 - AGREEMENT:.2%} may)."
     return (
-        f"{lead}logits differ by up to {found.difference:.1e} of their range on images of {found.shape}, and "
-        f"{found.agreement:.4%} of the labels agree. Allowed is tolerance={request['tolerance']}."
+        f"{lead}logits differ by up to {found.difference:.1e} of their range (tolerance={request['tolerance']} is "
+        f"allowed), the most on images of {found.shape}, and {found.agreement:.4%} of the labels agree "
+        f"(agreement={request['agreement']} is needed)."
     )
 
 
@@ -116,7 +115,7 @@ def _tell(out: Path, length: int, found: Parity, runtime: str, about: About) -> 
     for line in (
         f"same as the model on {found.views} views of {found.images} images of val: logits differ by at most "
         f"{found.difference:.1e} of their range, {found.agreement:.4%} of the labels agree",
-        f"an image of {found.shape} takes {found.program_ms:.1f} ms with {runtime}, {found.model_ms:.1f} ms with "
+        f"an image of {found.timed} takes {found.program_ms:.1f} ms with {runtime}, {found.model_ms:.1f} ms with "
         f"torch (float32, {torch.get_num_threads()} threads of the CPU)",
         f"model  {out} ({length / 2**20:.1f} MiB, images of {sides}, {about.labels.num_classes} classes)",
     ):

@@ -179,6 +179,7 @@ EXPORT_RULES: Mapping[str, Rule] = {
     "overwrite": _TRUTH,
     "images": _whole(1),
     "tolerance": _POSITIVE,
+    "agreement": Rule("a share between 0 and 1", lambda value: _is_number(value) and 0 < value <= 1),
     "data.root": _or(None, _TEXT),
 }
 """Keys of ``segrun export``."""

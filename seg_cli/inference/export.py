@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from timm.layers import padding
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -43,7 +44,7 @@ def trace(model: nn.Module, *, channels: int, size: Sequence[int] | None = None)
     example = torch.zeros(2, channels, *(size or _EXAMPLE))
     open_sides = {} if size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
-        with torch.no_grad(), _quiet(), patch.object(F, "adaptive_avg_pool2d", _part_means):
+        with torch.no_grad(), _quiet(), _of_any_size():
             program = torch.export.export(
                 model,
                 (example,),
@@ -110,11 +111,23 @@ def load_torch_export(data: bytes) -> nn.Module:
         return torch.export.load(io.BytesIO(data)).module()
 
 
-def _part_means(x: Tensor, output_size: int | Sequence[int]) -> Tensor:
-    """What ``F.adaptive_avg_pool2d`` computes, for a map (N, C, h, w) whose size is known only when it comes.
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Functions of libraries for which the size of the example is that of every image, in a form that leaves it open."""
+    with (
+        patch.object(F, "adaptive_avg_pool2d", _part_means),
+        patch.object(padding, "get_same_padding", _same_padding),
+    ):
+        yield
 
-    Of the operator itself, the exporters take the size of the example for that of every image.
-    """
+
+def _same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> int:
+    """timm's, of TensorFlow: by whole numbers, where it divides and rounds up."""
+    return torch.sym_max(((x + stride - 1) // stride - 1) * stride + (kernel_size - 1) * dilation + 1 - x, 0)
+
+
+def _part_means(x: Tensor, output_size: int | Sequence[int]) -> Tensor:
+    """``F.adaptive_avg_pool2d`` of a map (N, C, h, w), by matrix products."""
     parts = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if parts == (1, 1):
         return x.mean((-2, -1), keepdim=True)  # (N, C, 1, 1)

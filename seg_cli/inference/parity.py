@@ -10,9 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-AGREEMENT = 0.9999
-"""Share of the labels that have to be the same."""
-
 _REPEATS = 5
 
 Program = Callable[[np.ndarray], np.ndarray]
@@ -27,9 +24,10 @@ class Parity:
         difference: largest difference of two logits, as a share of the range of the model's in its batch.
         agreement: share of the labels that are the same.
         problem: what the program said where it did not run; None where it did.
-        shape: height x width of the largest difference, or of the problem, or else of the first image.
+        shape: height x width of the images of the largest difference, or of the problem.
         images, views: how many were compared.
-        program_ms, model_ms: median time of one image, the first.
+        timed: height x width of the first image.
+        program_ms, model_ms: its median time.
     """
 
     difference: float
@@ -38,12 +36,13 @@ class Parity:
     shape: str
     images: int
     views: int
+    timed: str = ""
     program_ms: float = 0.0
     model_ms: float = 0.0
 
-    def holds(self, tolerance: float) -> bool:
+    def holds(self, tolerance: float, agreement: float) -> bool:
         """Whether they say the same; a difference that is no number does not hold."""
-        return self.problem is None and self.difference <= tolerance and self.agreement > AGREEMENT
+        return self.problem is None and self.difference <= tolerance and self.agreement >= agreement
 
 
 def views(images: Sequence[np.ndarray], size: tuple[int, int] | None) -> list[tuple[int, np.ndarray]]:
@@ -113,9 +112,10 @@ def compare(
         worst,
         same / pixels,
         None,
-        where if worst > 0 else _shape(first),
+        where,
         len({number for number, _ in batches}),
         len(batches),
+        _shape(first),
         _milliseconds(program, first),
         _milliseconds(run_model, first),
     )

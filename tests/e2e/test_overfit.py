@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seg_cli.commands.build import build, build_model, build_partial
 from seg_cli.config.paths import conf_dir
-from seg_cli.data.camvid import CamVid
+from seg_cli.data.camvid import LABELS, CamVid
 from seg_cli.metrics.confusion import Scores, count, predict_labels, score
 from seg_cli.models.blocks import resize
 from seg_cli.training.finetune import Phases
@@ -64,7 +64,7 @@ def pictures(shared: Path) -> tuple[Tensor, Tensor]:
 def overfit(config: DictConfig, images: Tensor, masks: Tensor) -> Scores:
     """Train on these images alone, all in each step, and score them in evaluation."""
     torch.manual_seed(0)
-    names = CamVid.labels.names
+    names = LABELS.names
     task = SegmentationTask(
         build_model(config, len(names)),
         build(config, "loss"),
