@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from seg_cli.commands.build import build
+from seg_cli.commands.folders import open_folder
 from seg_cli.data.augment import Augment
 from seg_cli.data.datamodule import fit_augment
 from seg_cli.data.files import FilePairs
@@ -21,7 +19,6 @@ from seg_cli.data.inspect import Facts, count, inspect
 from seg_cli.data.labels import LabelSpace
 from seg_cli.data.loading import worker_count
 from seg_cli.data.sample import Dataset, Split
-from seg_cli.commands.folders import open_folder
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.losses.class_weights import ClassWeights
 from seg_cli.reports.check import finding_lines, numbers_of, tables

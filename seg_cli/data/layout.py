@@ -1,16 +1,14 @@
 """Where the images and masks of a tree of folders are: by the names that people give to such folders."""
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from seg_cli.data.splitting import SPLITS, split_of
+from seg_cli.data.trees import IMAGE_TYPES, MASK_TYPES, walk
 from seg_cli.errors import UserError
 
-IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".ppm", ".pgm")
-MASK_TYPES = (*IMAGE_TYPES, ".gif", ".npy")
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages", "inputs", "input", "leftimg8bit", "frames", "photos", "x")
 _MASKS = (
     *("masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot", "groundtruth", "gt"),
@@ -147,17 +145,6 @@ class _Search:
                 f"{_contents(self.root)}"
             )
         return images
-
-
-def walk(folder: Path, types: Sequence[str], *, without: Path | None = None) -> Iterator[Path]:
-    """Files of these types at any depth, in order; nothing hidden, and nothing from below ``without``."""
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith((".", "__MACOSX")) and Path(where, name) != without
-        )
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(tuple(types)):
-                yield Path(where, name)
 
 
 def _holds(folder: Path, types: Sequence[str], *, without: Path | None = None) -> bool:

@@ -1,6 +1,8 @@
 """From a split to batches: sampling that is exact on any number of processes, and collation that copies once."""
 
+import atexit
 import math
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -199,6 +201,18 @@ def start_worker(worker: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(0)  # OpenCV's threads in every worker would fight for the cores, as would
     torch.set_num_threads(1)
+
+
+def _end_workers() -> None:
+    """When the program ends: multiprocessing would ask them by SIGTERM, which they ignore, and wait for ever."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for an error
+    for process in workers:
+        process.kill()
+
+
+atexit.register(_end_workers)
 
 
 def collate_padded(samples: list[Sample]) -> Batch:

@@ -113,7 +113,7 @@ def load_torch_export(data: bytes) -> nn.Module:
 
 @contextmanager
 def _of_any_size() -> Iterator[None]:
-    """Functions of libraries for which the size of the example is that of every image, in a form that leaves it open."""
+    """Functions of libraries that take the size of the example for that of every image, in a form that does not."""
     with (
         patch.object(F, "adaptive_avg_pool2d", _part_means),
         patch.object(padding, "get_same_padding", _same_padding),

@@ -15,7 +15,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from seg_cli.data.layout import IMAGE_TYPES, walk
+from seg_cli.data.trees import IMAGE_TYPES, walk
 from seg_cli.errors import UserError
 
 _LARGE = 2**23

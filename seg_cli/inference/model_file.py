@@ -70,7 +70,7 @@ class About:
         red_green_blue = [tuple(int(part) for part in each["color"]) for each in classes]
         labels = LabelSpace(
             tuple(each["name"] for each in classes),
-            [(red, green, blue) for red, green, blue in red_green_blue],
+            tuple((red, green, blue) for red, green, blue in red_green_blue),
             overlapping=bool(values["overlapping"]),
         )
         return cls(

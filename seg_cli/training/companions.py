@@ -23,6 +23,19 @@ from seg_cli.training.launch import GRACE, end_children, give_up, leave_children
 
 Message = dict[str, Any]
 
+_open: set[socket.socket] = set()
+
+
+def _forget_in_worker() -> None:
+    """A worker that reads data inherits connections, and would keep them open when its process has died."""
+    for connection in _open:
+        connection.close()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_worker)
+
 
 class Companions:
     """While it is open, a process that dies or fails ends the others, with a sentence that names it.
@@ -53,6 +66,7 @@ class Companions:
         mine = (server.getsockname()[1] if server else 0, secrets.token_hex(16), self._name)
         port, token, self._first = self._fabric.broadcast(mine)
         if server:
+            _open.add(server)
             thread = threading.Thread(target=self._listen, args=(server, token), daemon=True, name="companions")
         else:
             link = _Link(socket.create_connection((self._address, port), timeout=60))
@@ -110,6 +124,7 @@ class Companions:
                         link.close()
                         if link.name and not link.ended:
                             self._lose(f"{link.name} died in the middle of training.")
+        _open.discard(server)
 
     def _follow(self, link: "_Link") -> None:
         """On the others: hear from the first."""
@@ -146,6 +161,7 @@ class _Link:
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(None)
         self.socket = connection
+        _open.add(connection)
         self.name, self.ended, self.closed = "", False, False
         self._rest = b""
         # A machine that is gone sends nothing at all: ask it, every few seconds.
@@ -175,8 +191,9 @@ class _Link:
             return []
 
     def close(self) -> None:
+        _open.discard(self.socket)
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # also where a worker that was forked holds it open
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
 

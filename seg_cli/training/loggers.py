@@ -140,7 +140,7 @@ class Wandb(Logger):
         self._run: Any = _start_run(
             mode,
             timeout=init_timeout,
-            dir=str(run_dir),
+            dir=str(run_dir.absolute()),
             project=project,
             entity=entity,
             group=group,

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -267,6 +269,25 @@ def test_loggers_are_told_the_rows_and_now_and_then_a_step(tmp_path: Path) -> No
     steps = [(step, row) for step, row in told.rows if "step/loss" in row]
     assert [(step, row["epoch"]) for step, row in steps] == [(10, 1), (12, 1), (20, 2), (24, 2)]
     assert all(set(row) == {"step/loss", "step/loss/ce", "step/loss/dice", "epoch"} for _, row in steps)
+
+
+def test_a_program_that_breaks_off_with_workers_ends(tmp_path: Path) -> None:
+    """A traceback holds on to the loader; Python then asks its processes for an end, and waits for it."""
+    script = tmp_path / "breaks.py"
+    script.write_text(
+        "from seg_cli.data.augment import Augment\n"
+        "from seg_cli.data.loading import BatchShape, training_loader\n"
+        "from seg_cli.data.shapes import Shapes\n"
+        "split = Shapes(train=8, val=1, test=1, size=(32, 32)).splits['train']\n"
+        "shape = BatchShape(2)\n"
+        "loader = training_loader(split, augment=Augment({}), shape_of=lambda epoch: shape, seed=0, workers=1)\n"
+        "loader.batch_sampler.choose(0, range(4))\n"
+        "for batch in loader:\n"
+        "    raise ValueError('broken')\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("ValueError: broken"), done.stderr
 
 
 # ---- what learns
