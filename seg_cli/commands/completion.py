@@ -20,6 +20,8 @@ _FLAGS = {
         *("--multirun", "--cfg", "--config-dir", "--info", "--help"),
     ),
     "eval": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
+    "predict": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
+    "export": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "check": ("--sheet", "--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "resume": ("--accept-changes", "--help"),
     "list": ("--json", "--config-dir", "--timm", "--cost", "--size", "--encoder", "--help"),
