@@ -275,10 +275,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     set_backends(deterministic=False)
-    cpu: dict[str, Any] = {"side": 224, "samples": 64, "rounds": rounds, "device": torch.device("cpu")}
+    cpu: dict[str, Any] = {"side": 224, "samples": 160, "rounds": rounds, "device": torch.device("cpu")}
     lines = compare(
         "unet, resnet18",
-        lambda: UNet(encoder=Encoder("resnet18"), num_classes=CLASSES),
+        lambda: UNet(encoder=Encoder("resnet18"), num_classes=CLASSES, upsample="nearest"),
         lambda: smp.Unet("resnet18", encoder_weights=None, classes=CLASSES),
         **cpu,
         targets=(1.02, 2.5),

@@ -111,7 +111,7 @@ def evaluate(
                 logits = model(batch.images)
                 predictions = counting.predict(logits)
             for metric in metrics.values():
-                metric.update(logits, predictions, batch.masks)
+                metric.update(logits, predictions, batch.masks, batch.names)
             confusion = counting.count(predictions, batch.masks)  # (N, C, C) or (N, C, 2, 2)
             matrix += confusion.sum(0)
             counts.append(torch.stack(counting.overlaps(confusion), 1))  # (N, 2, C)

@@ -138,7 +138,7 @@ def label_files(
                 yield batch.source, batch.reason
                 continue
             try:
-                found = label(np.stack([image for _, image in batch]))
+                found = label(batch[0][1][None] if len(batch) == 1 else np.stack([image for _, image in batch]))
             except UserError as error:  # of their size
                 yield from ((source, f"{source.path}: {error}") for source, _ in batch)
                 continue

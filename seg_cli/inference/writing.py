@@ -25,7 +25,7 @@ FORMS = ("mask", "overlay", "probabilities", "classes")
 
 LEGEND = "labels.json"
 _MARK = "segrun predict"
-_JPEG_LIMIT = 65500  # pixels a side
+_LOOKED_AT = 8192  # pixels a side of the largest overlay
 _TINT = 0.5  # of a class's colour in an overlay
 
 
@@ -33,9 +33,9 @@ class PredictionFolder:
     """The folder that predictions go to; each form has one of its own in it, with the subfolders of the input.
 
     ``masks/NAME.png`` holds class indices with the colours of the classes as palette, ``overlays/NAME.jpg`` the colours
-    over the picture, ``probabilities/NAME.npz`` the array ``probabilities`` (C, H, W) of float16, and
-    ``classes/CLASS/NAME.png`` 255 where the class is, and else 0. Where labels overlap there is no one index a pixel,
-    and ``mask`` means ``classes``.
+    over the picture (of more than 8192 pixels a side, over every second, third, ... of its pixels),
+    ``probabilities/NAME.npz`` the array ``probabilities`` (C, H, W) of float16, and ``classes/CLASS/NAME.png`` 255
+    where the class is, and else 0. Where labels overlap there is no one index a pixel, and ``mask`` means ``classes``.
 
     Args:
         folder: where; made by ``open``.
@@ -103,7 +103,7 @@ class PredictionFolder:
             if form == "mask":
                 encoded.append(palette_png(labels, self.labels.palette))
             elif form == "overlay":
-                encoded.append(_encode(overlay(image, labels, self.labels)))
+                encoded.append(_encode(overlay(*_to_be_looked_at(image, labels), self.labels)))
             elif form == "probabilities":
                 assert probabilities is not None
                 buffer = io.BytesIO()
@@ -168,13 +168,17 @@ def overlay(image: np.ndarray, labels: np.ndarray, space: LabelSpace) -> np.ndar
     return mixed
 
 
+def _to_be_looked_at(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its labels, of a very large one only every so many pixels: no viewer shows all, and a few copies of
+    it would not fit into memory."""
+    step = -(-max(image.shape[:2]) // _LOOKED_AT)
+    return image[::step, ::step], np.ascontiguousarray(labels[..., ::step, ::step])
+
+
 def _encode(picture: np.ndarray, suffix: str = ".jpg") -> bytes:
-    """A picture as the bytes of a file; a JPEG that would be too large is made smaller, for it is only looked at."""
+    """A picture as the bytes of a file."""
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    if suffix == ".jpg" and max(picture.shape[:2]) > _JPEG_LIMIT:
-        share = _JPEG_LIMIT / max(picture.shape[:2])
-        picture = cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
     settings = [cv2.IMWRITE_JPEG_QUALITY, 90] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
     return cv2.imencode(suffix, picture, settings)[1].tobytes()
 

@@ -80,7 +80,7 @@ class Boundary:
         c, scores = state.shape[1], 6 * len(self.tolerances)
         return state[:scores].view(-1, 6, c), state[scores : scores + 2], state[scores + 2 :].view(-1, 2, c)
 
-    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor) -> None:
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
         c = self._state.shape[1]
         # Where labels overlap, a plane is an image of its own with the labels 0 and 1, of which only 1 is counted.
         truth = masks.flatten(0, -3)  # (M, H, W)

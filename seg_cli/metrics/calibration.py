@@ -46,7 +46,7 @@ class Calibration:
     def state(self) -> Tensor:
         return self._state
 
-    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor) -> None:
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
         for image in zip(logits, predictions, masks, strict=True):  # probabilities of one image at a time are enough
             self._add(*image)
 

@@ -4,6 +4,7 @@ Cordts et al. (2016), arXiv:1604.01685, section 4.1; the numbers are those of ci
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seg_cli.config.suggest import did_you_mean
+from seg_cli.data.images import read_plain
 from seg_cli.data.labels import VOID
 from seg_cli.errors import UserError
-from seg_cli.metrics.metric import by_name, mean, number, overlaps, ratio
+from seg_cli.metrics.metric import SCALE, by_name, fixed, mean, number, overlaps, ratio
 
 CATEGORIES = {
     "flat": {"road": 7, "sidewalk": 8},
@@ -40,10 +42,13 @@ INSTANCE_SIZES = {
 """Mean pixels of an instance of each class that has instances, as cityscapesScripts has them."""
 
 _LABEL_IDS = 34
+_INSTANCES = "_gtFine_instanceIds.png"
 _IDS = [index for members in CATEGORIES.values() for index in members.values()]
 _INSTANCE_CATEGORIES = {"human": (24, 25), "vehicle": (26, 27, 28, 29, 30, 31, 32, 33)}
 """The categories whose classes have instances. To iIoU a prediction of caravan (29) or trailer (30), which are no
 classes of the benchmark, is one of a vehicle; to IoU it is not."""
+_WEIGHED = (*INSTANCE_SIZES, *_INSTANCE_CATEGORIES)
+"""What has instances; true positives and false negatives are summed for each."""
 
 
 class CategoryIou:
@@ -85,7 +90,7 @@ class CategoryIou:
     def state(self) -> Tensor:
         return self._state
 
-    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor) -> None:
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
         if masks.ndim == 4:
             raise UserError(
                 "metrics=cityscapes: category IoU needs one class a pixel, and the labels of this dataset overlap. "
@@ -100,6 +105,78 @@ class CategoryIou:
 
     def per_image(self) -> dict[str, np.ndarray]:
         return {}
+
+
+class InstanceIou:
+    """iIoU of the classes and categories of Cityscapes, as ``iiou`` defines it, in the pass that scores a split.
+
+    Instances are read from the dataset's own files, by the names of the samples. They are counted on the CPU, which
+    waits for the device with every batch.
+
+    Args:
+        instances: a folder at any depth of which lie the files ``*_gtFine_instanceIds.png``.
+
+    Raises:
+        UserError: when it starts, for a class that Cityscapes does not have or a folder without such files; in
+            ``update`` where an image has no such file, or one of another size.
+    """
+
+    def __init__(self, *, instances: str | None) -> None:
+        self.instances = instances
+
+    def start(self, num_classes: int, names: Sequence[str], device: torch.device) -> None:
+        known = {name: index for members in CATEGORIES.values() for name, index in members.items()}
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"metrics=iiou: its classes are those of Cityscapes, and this dataset has '{name}'. "
+                    "Leave it out of metrics."
+                )
+        self._ids = np.zeros(256, np.uint8)  # void is unlabeled, which nobody scores
+        self._ids[: len(names)] = [known[name] for name in names]
+        self._files = self._find()
+        self._state = torch.zeros(_LABEL_IDS**2 + 2 * len(_WEIGHED), dtype=torch.int64, device=device)
+
+    def state(self) -> Tensor:
+        return self._state
+
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
+        parts = zip(predictions.cpu().numpy(), masks.cpu().numpy(), names, strict=True)
+        for prediction, truth, name in parts:
+            instances = self._read(name, truth.shape)
+            matrix = np.bincount(
+                (self._ids[truth].astype(np.int64) * _LABEL_IDS + self._ids[prediction]).ravel(),
+                minlength=_LABEL_IDS**2,
+            )
+            weights = {key: np.zeros(2) for key in _WEIGHED}
+            _weigh(weights, self._ids[prediction], instances)
+            counted = torch.from_numpy(np.concatenate([*weights.values()]))
+            self._state += torch.cat((torch.from_numpy(matrix), fixed(counted))).to(self._state.device)
+
+    def results(self) -> dict[str, Any]:
+        counts = self._state.cpu().numpy()
+        matrix = counts[: _LABEL_IDS**2].reshape(_LABEL_IDS, _LABEL_IDS)
+        return _scores(matrix, dict(zip(_WEIGHED, (counts[_LABEL_IDS**2 :] / SCALE).reshape(-1, 2), strict=True)))
+
+    def per_image(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _find(self) -> dict[str, Path]:
+        if self.instances is None:
+            raise UserError("metrics.iiou.instances: where are the instances? Type the folder gtFine of Cityscapes.")
+        folder = Path(self.instances).expanduser()
+        files = {path.name.removesuffix(_INSTANCES): path for path in sorted(folder.rglob(f"*{_INSTANCES}"))}
+        if not files:
+            raise UserError(f"metrics.iiou.instances={self.instances}: there are no files *{_INSTANCES} below it.")
+        return files
+
+    def _read(self, name: str, size: tuple[int, ...]) -> NDArray[Any]:
+        if name not in self._files:
+            raise UserError(f"metrics.iiou.instances={self.instances}: there is no file {name}{_INSTANCES} below it.")
+        instances = read_plain(self._files[name], "mask")
+        if instances.shape != size:
+            raise UserError(f"{self._files[name]}: the instances are {instances.shape}, and the mask is {size}.")
+        return instances
 
 
 def iiou(images: Iterable[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]) -> dict[str, Any]:
@@ -121,14 +198,18 @@ def iiou(images: Iterable[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]) -> d
         ValueError: for shapes that differ, or a label id outside 0..33.
     """
     matrix = np.zeros((_LABEL_IDS, _LABEL_IDS), np.int64)
-    weights = {
-        name: np.zeros(2) for name in (*INSTANCE_SIZES, *_INSTANCE_CATEGORIES)
-    }  # true positives, false negatives
+    weights = {name: np.zeros(2) for name in _WEIGHED}
     for prediction, truth, instances in images:
         _check(prediction, truth, instances)
         cells = truth.astype(np.int64) * _LABEL_IDS + prediction
         matrix += np.bincount(cells.ravel(), minlength=matrix.size).reshape(matrix.shape)
         _weigh(weights, prediction, instances)
+
+    return _scores(matrix, weights)
+
+
+def _scores(matrix: NDArray[np.int64], weights: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """As ``iiou`` returns them, of the confusion matrix of label ids, and the weighted pixels of what has instances."""
 
     def scores(name: str, ids: Sequence[int]) -> dict[str, float | None]:
         others = [index for index in _IDS if index not in ids]

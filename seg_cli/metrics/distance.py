@@ -49,7 +49,7 @@ class Distance:
     def state(self) -> Tensor:
         return self._state
 
-    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor) -> None:
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
         for size, sums in zip(self.sizes, self._state, strict=True):
             rows, columns = (_window(masks.shape[axis - 2], size, self.center[axis]) for axis in (0, 1))
             crops = predictions[..., rows, columns], masks[..., rows, columns]

@@ -67,7 +67,7 @@ class Medical:
     def state(self) -> Tensor:
         return self._state
 
-    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor) -> None:
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
         both, either = overlaps(predictions, masks, self._num_classes)[:, :, self._indices].unbind(1)
         dice = 2 * both / (both + either).clamp(min=1)  # as truth + predicted = intersection + union
         found = np.stack([self._case(*pair) for pair in zip(_host(predictions), _host(masks), strict=True)])

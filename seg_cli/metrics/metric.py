@@ -25,13 +25,14 @@ class Metric(Protocol):
         """Forget what was seen, and get ready for the classes of a dataset."""
         ...
 
-    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor) -> None:
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
         """Add a batch.
 
         Args:
             logits: (N, C, H, W).
             predictions: (N, H, W) class indices; where labels overlap (N, C, H, W) booleans.
             masks: (N, H, W) uint8 class indices; where labels overlap (N, C, H, W) uint8 of 0 and 1. 255 is void.
+            names: of the samples.
         """
         ...
 

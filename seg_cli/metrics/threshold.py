@@ -24,7 +24,7 @@ class ThresholdSweep:
         self._names = list(names)
         self._state = torch.zeros(num_classes, 2 * _BINS, dtype=torch.int64, device=device)
 
-    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor) -> None:
+    def update(self, logits: Tensor, predictions: Tensor, masks: Tensor, names: Sequence[str]) -> None:
         for image, mask in zip(logits, masks, strict=True):
             bins = image.float().sigmoid().mul_(_BINS).long().clamp_(max=_BINS - 1)
             cells = torch.where(mask == VOID, 2 * _BINS, bins + _BINS * (mask == 1))  # the last cell is void

@@ -24,14 +24,16 @@ def run(
     logits: Tensor | None = None,
     batch: int = 100,
     names: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
 ) -> M:
-    """The metric after one pass over the images."""
+    """The metric after one pass over the images; ``names`` are of the classes, ``images`` of the samples."""
+    images = images or [f"image {i}" for i in range(len(masks))]
     if logits is None:
         logits = torch.zeros(len(masks), classes, *masks.shape[-2:])
     metric.start(classes, names or [f"class {i}" for i in range(classes)], CPU)
     for start in range(0, len(masks), batch):
         part = slice(start, start + batch)
-        metric.update(logits[part], predictions[part], masks[part])
+        metric.update(logits[part], predictions[part], masks[part], images[part])
     return metric
 
 

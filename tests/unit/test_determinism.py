@@ -20,7 +20,7 @@ Compose = Callable[..., DictConfig]
 
 CLASSES = 5
 ENCODERS = {"segnet": "vgg11_bn", "deconvnet": "vgg11_bn", "smp/dpt": "vit_tiny_patch16_224", "smp/pan": "resnet18"}
-QUICK = ("unet", "deeplabv3plus", "gscnn", "segnet")
+QUICK = ("unet", "gscnn")
 LOSSES = [choice.name for choice in choices("loss")]
 MODELS = [choice.name for choice in choices("model") if choice.name not in ("own/module", "transformers/pretrained")]
 
@@ -72,7 +72,9 @@ def test_every_loss_gives_the_same_bits(compose_config: Compose, name: str) -> N
     check(compose_config, f"loss={name}", f"model={model}", "encoder.name=test_resnet.r160_in1k")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS]
+)
 def test_every_model_gives_the_same_bits(compose_config: Compose, name: str) -> None:
     if name.startswith("smp/"):
         pytest.importorskip("segmentation_models_pytorch")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from seg_cli.data.labels import VOID
 from seg_cli.errors import UserError
-from seg_cli.metrics.cityscapes import CATEGORIES, INSTANCE_SIZES, CategoryIou, iiou
+from seg_cli.metrics.cityscapes import CATEGORIES, INSTANCE_SIZES, CategoryIou, InstanceIou, iiou
 
 GROUPS = {"left": ["a", "b"], "right": ["c", "d"]}
 NAMES = ["a", "c", "b", "d"]
@@ -159,3 +159,40 @@ def test_every_class_stands_in_one_category(categories: dict[str, list[str]], na
 def test_labels_that_overlap_are_refused() -> None:
     with pytest.raises(UserError, match="overlap"):
         run(CategoryIou(categories=GROUPS), *regions(0, 4, 0, overlapping=True), classes=4, names=NAMES)
+
+
+def test_the_metric_of_a_pass_is_that_of_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "val" / "ulm"
+    folder.mkdir(parents=True)
+    names = [name for members in CATEGORIES.values() for name in members]
+    index_of = np.full(34, VOID, np.uint8)
+    index_of[SCORED] = range(len(SCORED))
+    images = random_images(3, everything=False)
+    for number, (_, _, instances) in enumerate(images):
+        Image.fromarray(instances).save(folder / f"ulm_{number}_gtFine_instanceIds.png")
+    predictions, masks = (torch.from_numpy(np.stack([index_of[image[i]] for image in images])) for i in (0, 1))
+    samples = [f"ulm_{number}" for number in range(3)]
+    metric = InstanceIou(instances=str(tmp_path))
+    found = run(metric, predictions, masks, classes=19, names=names, images=samples, batch=2).results()
+    expected = iiou(images)
+    for kind in ("classes", "categories"):
+        for name, scores in expected[kind].items():
+            for key, value in scores.items():
+                assert found[kind][name][key] == (None if value is None else pytest.approx(value, rel=1e-6))
+    for key in ("miou", "miiou", "category_miou", "category_miiou"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-6)
+
+
+def test_instances_that_are_missing_are_said(tmp_path: Path) -> None:
+    sky = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(UserError, match="there are no files"):
+        run(InstanceIou(instances=str(tmp_path)), sky, sky, classes=1, names=["sky"])
+    with pytest.raises(UserError, match="where are the instances"):
+        run(InstanceIou(instances=None), sky, sky, classes=1, names=["sky"])
+    Image.fromarray(np.zeros((4, 8), np.uint16)).save(tmp_path / "a_gtFine_instanceIds.png")
+    with pytest.raises(UserError, match="no file b_gtFine_instanceIds"):
+        run(InstanceIou(instances=str(tmp_path)), sky, sky, classes=1, names=["sky"], images=["b"])
+    with pytest.raises(UserError, match=r"instances are \(4, 8\)"):
+        run(InstanceIou(instances=str(tmp_path)), sky, sky, classes=1, names=["sky"], images=["a"])
+    with pytest.raises(UserError, match="has 'grass'"):
+        run(InstanceIou(instances=str(tmp_path)), sky, sky, classes=1, names=["grass"])
