@@ -109,7 +109,7 @@ def test_the_sweep_agrees_with_trying_every_threshold() -> None:
     sweep = ThresholdSweep()
     sweep.start(2, ("a", "b"), CPU)
     for image, mask in zip(logits, masks, strict=True):
-        sweep.update(image[None], image[None] > 0, mask[None])
+        sweep.update(image[None], image[None] > 0, mask[None], ["image"])
     grid = np.arange(1, 200) / 200
     ious = np.array(
         [
