@@ -96,7 +96,7 @@ def bench_predict(rounds: int, device: torch.device) -> str:
 def bench_onnx(rounds: int) -> None:
     net = UNet(encoder=Encoder("resnet18"), num_classes=CLASSES).eval()
     session = open_session(to_onnx(trace(net, channels=3), {}), "cpu", spin=True)
-    image = np.random.default_rng(0).integers(0, 256, (1, 3, 360, 480), np.uint8)
+    image = np.random.default_rng(0).random((1, 3, 360, 480), np.float32)
     plain, fast = torch.from_numpy(image), torch.from_numpy(image).to(memory_format=torch.channels_last)
     quick = UNet(encoder=Encoder("resnet18"), num_classes=CLASSES).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
