@@ -5,16 +5,12 @@ Lightning's. Those that can show more than numbers are an ``ExperimentLogger`` t
 them when the run is over, however it ends. Epochs count from 1, as in everything that people read.
 """
 
-import contextlib
 import importlib.util
 import logging
-import netrc
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 import numpy as np
 import yaml
@@ -24,14 +20,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.errors import UserError
+from seg_cli.runs.secrets import mask_settings
+from seg_cli.training.wandb_runs import MODES, abandon, filing, reason, start_run
 
 if TYPE_CHECKING:
     from seg_cli.inference.evaluate import Example
 
 _log = logging.getLogger(__name__)
 
-MODES = ("auto", "online", "offline", "disabled")
-_FINISH_TIMEOUT = 120.0  # seconds for the last uploads at the end of a run
 _SUMMARY = ("miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "fw_iou")
 _PANELS = "image, truth, prediction"
 _CLASS_SCORES = ("iou", "dice", "precision", "recall", "pixels")
@@ -75,7 +71,7 @@ class TensorBoard(TensorBoardLogger):
                 "or choose logger=csv, wandb or none."
             )
         super().__init__(save_dir=run_dir, name="tensorboard", version="", default_hp_metric=False)
-        settings = yaml.safe_dump(config | {"name": name, "tags": tags}, sort_keys=False)
+        settings = yaml.safe_dump(mask_settings(config) | {"name": name, "tags": tags}, sort_keys=False)
         self.experiment.add_text("config", textwrap.indent(settings, "    "))  # a code block in Markdown
 
     @rank_zero_only
@@ -108,8 +104,11 @@ class Wandb(Logger):
         run_dir: run directory.
         name: what the run is called.
         config: the resolved config.
-        tags: of the run.
-        project, entity, group: where the run is filed.
+        tags: of the run; a job of a multirun has those of its choices besides, as ``model=unet``.
+        project, entity: where the run is filed.
+        group: of runs that are shown together; None in a job of a multirun takes the name of the benchmark, or of the
+            run, with the time at which the multirun began.
+        job_type: what kind of work it is.
         mode: online, offline, disabled, or auto: what WANDB_MODE or ``wandb offline`` say, and otherwise
             online where there is a key (WANDB_API_KEY, netrc or W&B's settings), offline where there is none.
         init_timeout: seconds.
@@ -129,6 +128,7 @@ class Wandb(Logger):
         project: str = "segrun",
         entity: str | None = None,
         group: str | None = None,
+        job_type: str | None = "train",
         mode: str = "auto",
         init_timeout: float = 20.0,
         run_id: str | None = None,
@@ -137,16 +137,18 @@ class Wandb(Logger):
         if mode not in MODES:
             raise UserError(f"logger.wandb.mode={mode}: there is no such mode. Choose of {', '.join(MODES)}.")
         self._run_dir, self._name = run_dir, name
-        self._run: Any = _start_run(
+        sweep, choices = (None, []) if run_id else filing(config)  # a run that goes on is filed already
+        self._run: Any = rank_zero_only(start_run)(
             mode,
             timeout=init_timeout,
             dir=str(run_dir.absolute()),
             project=project,
             entity=entity,
-            group=group,
+            group=group or sweep,
+            job_type=job_type,
             name=name,
-            config=config,
-            tags=tags,
+            config=mask_settings(config),
+            tags=list(dict.fromkeys([*tags, *choices])),
             **({"id": run_id, "resume": "allow"} if run_id else {}),
         )
 
@@ -215,100 +217,14 @@ class Wandb(Logger):
         try:
             action(self._run)
         except Exception as error:
-            _log.warning("W&B failed (%s) and logs no more; the run itself goes on.", _reason(error))
-            _abandon(self._run)
+            _log.warning("W&B failed (%s) and logs no more; the run itself goes on.", reason(error))
+            abandon(self._run)
             self._run = None
-
-
-@rank_zero_only
-def _start_run(mode: str, *, timeout: float, **init: Any) -> Any:
-    """Start a W&B run with these arguments of ``wandb.init``; None if there is to be none or it fails."""
-    try:
-        import wandb
-
-        mode = decide_mode(mode, wandb.setup(wandb.Settings(silent=True)).settings)
-        if mode == "disabled":
-            return None
-        try:
-            return _init_run(mode, timeout, **init)
-        except Exception as error:
-            if mode != "online":
-                raise
-            _log.warning(
-                "W&B cannot be reached (%s); the run is kept offline. Upload: wandb sync %s/wandb/offline-*",
-                _reason(error),
-                init["dir"],
-            )
-            return _init_run("offline", timeout, **init)
-    except Exception as error:
-        _log.warning("W&B cannot be used (%s); the run goes on without it.", _reason(error))
-        return None
-
-
-def _init_run(mode: Any, timeout: float, **init: Any) -> Any:
-    import wandb
-
-    settings = wandb.Settings(
-        silent=True,
-        console="off",
-        init_timeout=timeout,
-        finish_timeout=_FINISH_TIMEOUT,
-        finish_timeout_raises=True,
-    )
-    # create_new: a run that is still open in this process is neither continued nor ended.
-    run = wandb.init(mode=mode, reinit="create_new", settings=settings, **init)
-    run.define_metric("epoch")
-    run.define_metric("*", step_metric="epoch")
-    return run
-
-
-def decide_mode(mode: str, settings: Any) -> str:
-    """online, offline or disabled; online only where there is a key, for W&B would ask for one."""
-    asked = os.environ.get("WANDB_MODE") if mode == "auto" else mode
-    if (asked or settings.mode) in ("disabled", "offline", "dryrun"):
-        return "disabled" if (asked or settings.mode) == "disabled" else "offline"
-    if _has_key(settings):
-        return "online"
-    if asked == "online":
-        _log.warning("W&B was to be online, but there is no key: the run is kept offline. Type: wandb login")
-    return "offline"
-
-
-def _has_key(settings: Any) -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or settings.api_key:
-        return True
-    hosts = {urlsplit(settings.base_url).netloc}
-    if settings.base_url == type(settings).model_fields["base_url"].default:
-        hosts.add("api.wandb.ai")  # the public server's old name, under which netrc may still hold the key
-    files = (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")
-    path = next((path for file in files if file and (path := Path(file).expanduser()).is_file()), None)
-    try:
-        known = netrc.netrc(path).hosts if path else {}
-    except (netrc.NetrcParseError, OSError):
-        return False
-    return any(known[host][2] for host in hosts & known.keys())
-
-
-def _abandon(run: Any) -> None:
-    """End a W&B run after an error; where even that fails, W&B's service is gone and is cleared away."""
-    try:
-        run.finish(exit_code=1)
-    except Exception:
-        import wandb
-
-        # Raises too, for nobody answers, but only after it has forgotten the service: the next run gets a new
-        # one, and nothing is tried again when the program ends.
-        with contextlib.suppress(Exception, SystemExit):
-            wandb.teardown(exit_code=1)
 
 
 def _side_by_side(example: "Example", labels: LabelSpace) -> np.ndarray:
     """Image, truth and prediction in one picture, (H, 3 W, 3) uint8."""
     return np.concatenate((example.image, labels.paint(example.truth), labels.paint(example.prediction)), axis=1)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _summary(results: dict[str, Any]) -> dict[str, Any]:

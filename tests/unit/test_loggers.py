@@ -1,6 +1,7 @@
 """Loggers: what they keep, and that W&B cannot harm a run."""
 
 import csv
+import json
 import os
 import runpy
 import subprocess
@@ -9,20 +10,26 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
 import numpy as np
 import pytest
 import wandb
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from seg_cli import cli
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.errors import UserError
 from seg_cli.inference.evaluate import Example
-from seg_cli.training.loggers import Csv, ExperimentLogger, TensorBoard, Wandb, decide_mode
+from seg_cli.training import wandb_runs
+from seg_cli.training.loggers import Csv, ExperimentLogger, TensorBoard, Wandb
+from seg_cli.training.wandb_runs import decide_mode
+from tests.run_folders import write_run
 
 CONF = Path(__file__).parents[2] / "conf" / "logger"
 LABELS = LabelSpace(names=("Sky", "Car"), colors=((10, 20, 30), (200, 100, 0)))
@@ -83,8 +90,11 @@ def arguments(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(variable, raising=False)
+    for variable in ("API_KEY", "IDENTITY_TOKEN_FILE", "MODE", "BASE_URL", "RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH"):
+        monkeypatch.setenv(f"WANDB_{variable}", "")  # so that it is undone, whoever sets or deletes it meanwhile
+        monkeypatch.delenv(f"WANDB_{variable}")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(wandb_runs, "HydraConfig", SimpleNamespace(initialized=lambda: False))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     yield
@@ -105,11 +115,20 @@ def read_wandb(folder: Path) -> list[dict[str, Any]]:
             match record.WhichOneof("record_type"):
                 case "run":
                     run["config"] |= tools["kv"](record.run.config.update)
-                    run |= {"project": record.run.project, "name": record.run.display_name, "id": record.run.run_id}
+                    run |= {
+                        "project": record.run.project,
+                        "entity": record.run.entity,
+                        "name": record.run.display_name,
+                        "id": record.run.run_id,
+                    }
+                    run |= {"group": record.run.run_group, "job_type": record.run.job_type}
+                    run |= {"tags": list(record.run.tags), "sweep": record.run.sweep_id}
                 case "history":
                     run["history"].append(tools["kv"](record.history.item))
                 case "summary":
                     run["summary"] |= tools["kv"](record.summary.update)
+                case "artifact":
+                    run["artifact"] = record.artifact
                 case "exit":
                     run["exit"] = record.exit.exit_code
         runs.append(run)
@@ -274,7 +293,7 @@ def test_wandb_server_away_is_waited_for_briefly_and_the_run_kept_offline(
     logger = Wandb(**arguments(tmp_path), init_timeout=2)
     train(logger)
     logger.close()
-    (message,) = [r.getMessage() for r in caplog.records if r.name == "seg_cli.training.loggers"]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "seg_cli.training.wandb_runs"]
     assert "cannot be reached" in message
     assert f"wandb sync {tmp_path}/wandb/offline-*" in message
     assert len(list((tmp_path / "wandb").glob("offline-*"))) == 1
@@ -362,3 +381,156 @@ def test_wandb_keeps_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     kept = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert kept
     assert not [file for file in kept if secret.encode() in file.read_bytes()]
+
+
+def test_wandb_keeps_no_secret_of_the_settings_and_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["segrun", "model=unet", "+logger.own.api_key=5ec2e71", "data.root=https://me:5ec2e72@host/x"]
+    monkeypatch.setattr(sys, "argv", asked)
+    settings = {"logger": {"own": {"api_key": "5ec2e71"}}, "data": {"root": "https://me:5ec2e72@host/x"}, "seed": 3}
+    for make in (Wandb, TensorBoard):
+        logger = make(**arguments(tmp_path) | {"config": settings})
+        train(logger)
+        logger.close()
+    assert sys.argv == asked, "what the processes of a distributed run repeat"
+    (run,) = read_wandb(tmp_path)
+    masked = {"logger": {"own": {"api_key": "***"}}, "data": {"root": "https://***@host/x"}, "seed": 3}
+    assert {key: run["config"][key] for key in masked} == masked
+    kept = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not [file for file in kept if b"5ec2e7" in file.read_bytes()]
+
+
+# ---- jobs of a multirun, W&B's own sweeps, and tables
+
+
+def in_job(monkeypatch: pytest.MonkeyPatch, number: int, *overrides: str) -> None:
+    """As Hydra says it inside a job of a multirun."""
+    of = SimpleNamespace(
+        mode=RunMode.MULTIRUN,
+        job=SimpleNamespace(num=number),
+        overrides=SimpleNamespace(task=list(overrides)),
+        sweep=SimpleNamespace(dir="outputs/.sweeps/2026-01-31_12-00-00"),
+    )
+    monkeypatch.setattr(wandb_runs, "HydraConfig", SimpleNamespace(initialized=lambda: True, get=lambda: of))
+
+
+CHOSEN = {"name": "a@b+c", "choices": {"model": "unet", "loss": "ce", "benchmark": "camvid_small"}}
+
+
+def test_jobs_of_a_multirun_have_its_group_their_choices_and_a_run_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = arguments(tmp_path) | {"config": CHOSEN}
+    in_job(monkeypatch, 0, "+benchmark=camvid_small", "loss=dice", "model=unet", "seed=0", "loss=ce+2*dice+" + "x" * 80)
+    first = Wandb(**about)
+    in_job(monkeypatch, 1, "model=fpn", "seed=1")
+    second = Wandb(**about | {"config": {**CHOSEN, "choices": {"model": "fpn"}}})
+    gone_on = Wandb(**about, run_id="abc")
+    given = Wandb(**about, group="mine", job_type="tune")
+    for logger in (first, second, gone_on, given):
+        logger.close()
+    found = {run["id"]: run for run in read_wandb(tmp_path)}
+    assert len(found) == 4
+    runs = [found[name] for name in found if name != "abc"]
+    by_group = {run["group"]: run for run in runs}
+    assert sorted(by_group) == ["a@b+c 2026-01-31_12-00-00", "camvid_small 2026-01-31_12-00-00", "mine"]
+    assert set(by_group["camvid_small 2026-01-31_12-00-00"]["tags"]) == {
+        *("a", "benchmark=camvid_small", "model=unet"),
+        ("loss=ce+2*dice+" + "x" * 80)[:64],
+    }
+    assert set(by_group["a@b+c 2026-01-31_12-00-00"]["tags"]) == {"a", "model=fpn"}
+    assert [run["job_type"] for run in runs if run["group"] != "mine"] == ["train", "train"]
+    assert by_group["mine"]["job_type"] == "tune"
+    assert found["abc"]["group"] == "", "a run that goes on stays where it was filed"
+
+
+def test_a_single_run_has_no_group(tmp_path: Path) -> None:
+    Wandb(**arguments(tmp_path)).close()
+    (run,) = read_wandb(tmp_path)
+    assert (run["group"], run["job_type"], run["tags"]) == ("", "train", ["a"])
+
+
+def test_of_a_multirun_started_by_wandbs_agent_only_the_first_job_is_the_agents_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    for number in range(3):
+        in_job(monkeypatch, number, f"seed={number}")
+        logger = Wandb(**arguments(tmp_path))
+        train(logger)
+        logger.close()
+    runs = read_wandb(tmp_path)
+    assert len({run["id"] for run in runs}) == 3
+    assert [(run["id"], run["sweep"]) for run in runs if run["sweep"]] == [("agents", "sweep1")]
+    assert len({run["group"] for run in runs}) == 1
+
+
+def table_command(place: str, *more: str) -> list[str]:
+    return ["table", "runs", "--rows", "model", "--columns", "miou", *more, "--wandb", place]
+
+
+def test_a_table_is_an_artifact_in_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for model, benchmark, miou in (("unet", "camvid @+ 1", 0.6), ("f\x1b[2Jpn", "camvid @+ 1", 0.4)):
+        write_run(Path("runs", benchmark, str(miou)), model=model, miou=miou, choices={"benchmark": benchmark})
+    assert cli.run(table_command("ours/streets", "--format", "json", "--figures", "plots")) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("W&B: the artifact camvid-1 is logged (offline; to upload it: wandb sync ")
+    shown = json.loads(said.out[said.out.index("{") :])
+    write_run(Path("runs/other"), model="segnet", miou=0.2, choices={"benchmark": "another"})
+    assert cli.run(table_command("streets")) == 0
+
+    one, several = read_wandb(tmp_path)
+    assert (one["entity"], one["project"], one["group"], one["job_type"], one["exit"]) == (
+        *("ours", "streets", "camvid @+ 1", "table"),
+        0,
+    )
+    assert one["tags"] == ["benchmark=camvid @+ 1"]
+    assert (several["entity"], several["group"], several["artifact"].name) == ("", "", "table")
+    assert (one["artifact"].type, one["artifact"].name) == ("table", "camvid-1")
+    kept = [entry.path for entry in one["artifact"].manifest.contents]
+    assert all(Path(entry.local_path).is_file() for entry in one["artifact"].manifest.contents), "to be uploaded later"
+    formats = [f"table.{suffix}" for suffix in ("csv", "html", "json", "md", "tex", "txt")]
+    assert sorted(path for path in kept if not path.startswith("figures/")) == formats
+    drawn = sorted(f"figures/{path.name}" for path in Path("plots").iterdir())
+    assert sorted(path for path in kept if path.startswith("figures/")) == drawn
+    table = min((tmp_path / "wandb").rglob("*.table.json"), key=lambda file: file.stat().st_mtime_ns)
+    logged = json.loads(table.read_text())
+    assert logged["columns"][:3] == ["model", "runs", "miou"]
+    assert [row[:3] for row in logged["data"]] == [
+        ["unet", 1, shown["rows"][0]["scores"]["miou"]["mean"]],
+        ["f\\x1b[2Jpn", 1, shown["rows"][1]["scores"]["miou"]["mean"]],
+    ]
+
+
+def test_a_table_that_wandb_does_not_take_is_shown_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_run(Path("runs/a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb.Run, "log_artifact", lambda *_: 1 / 0)
+        assert cli.run(table_command("p")) == 1
+    said = capsys.readouterr()
+    assert "unet" in said.out
+    assert "W&B failed (division by zero); the table is not logged." in said.err
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert cli.run(table_command("p")) == 0
+    assert capsys.readouterr().err == "W&B: the table is not logged.\n"
+
+
+@pytest.mark.parametrize("place", ["a/b/c", "", "a b", "https://wandb.ai/a", "/p", "p?"])
+def test_a_place_that_is_none_is_refused_before_runs_are_read(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(table_command(place)) == 2
+    assert f"--wandb {place}: it is no project of W&B." in " ".join(capsys.readouterr().err.split(" "))
+
+
+def test_a_table_is_checked_or_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(table_command("p", "--check", "paper.csv")) == 2
+    assert "--wandb: with --check no table is made." in capsys.readouterr().err
