@@ -30,7 +30,7 @@ test-slow: $(INSTALLED)  ## tests that take minutes each
 test-gpu: $(INSTALLED)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-test-cluster: $(INSTALLED)  ## tests that need a running SLURM of two nodes
+test-cluster: $(INSTALLED)  ## tests on a SLURM of two nodes, see docs/clusters.md
 	$(BIN)/python -m pytest -m slurm
 
 lint: $(INSTALLED)  ## ruff and mypy

@@ -32,6 +32,7 @@ _HYDRA_VERBS: Mapping[str, Mapping[str, str]] = {
     "check": {"--sheet": "sheet=true"},
     "predict": {"model=": "model.file="},  # model=NAME would choose from the group of that name
     "export": {},
+    "tune": {},
 }
 """Verbs of ``conf/<verb>.yaml``, each with flags of its own and the settings that they are short for."""
 
@@ -136,13 +137,22 @@ def _run_hydra(verb: str, argv: list[str]) -> int:
     from hydra._internal.utils import _run_hydra as compose_and_run
     from hydra._internal.utils import get_args_parser
 
+    from seg_cli.commands import launchers, matrix
     from seg_cli.config import sums
 
     parser = get_args_parser()
     switches = _HYDRA_VERBS[verb]
     flags = _parse(parser, [_in_full(argument, switches) for argument in argv], switches)
+    if verb == "tune" and flags.multirun:
+        raise UserError("segrun tune starts its trials itself, without -m. Type workers=4 for four at a time.")
+    if verb == "train" and _names_a_benchmark(flags):
+        flags.multirun = True
     hydra.version.setbase("1.3")
     sums.register()
+    matrix.register()
+    launchers.register()
+    if "SEGRUN_PARENT" in os.environ:  # another process of one run, whose choices may be those of a matrix
+        flags.overrides.append("hydra.mode=RUN")
     # What hydra.main() does, but with flags that may stand anywhere, and with sys.argv left as it is: the
     # processes that Lightning starts for more GPUs repeat it.
     compose_and_run(
@@ -153,6 +163,15 @@ def _run_hydra(verb: str, argv: list[str]) -> int:
         config_name=verb,
     )
     return 0
+
+
+def _names_a_benchmark(flags: argparse.Namespace) -> bool:
+    """Whether jobs are to be run, and are those of a benchmark, which is a matrix with or without -m."""
+    overrides = [str(override).lstrip("+") for override in flags.overrides]
+    other = flags.run or flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
+    modes = [override for override in overrides if override.startswith("hydra.mode=")]
+    named = any(override.startswith("benchmark=") and override != "benchmark=null" for override in overrides)
+    return named and not other and not modes and "SEGRUN_PARENT" not in os.environ
 
 
 def _in_full(argument: str, switches: Mapping[str, str]) -> str:
@@ -185,6 +204,10 @@ def _job(verb: str, cfg: "DictConfig") -> float | None:
     from hydra.types import RunMode
 
     try:
+        if verb == "train" and HydraConfig.get().mode is RunMode.MULTIRUN:
+            from seg_cli.commands import multirun
+
+            return multirun.run(cfg)
         from seg_cli.config import schema
 
         validate = getattr(schema, "validate" if verb == "train" else f"validate_{verb}")

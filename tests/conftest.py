@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 
@@ -17,6 +18,9 @@ from seg_cli.config.paths import conf_dir
 
 # The networks of tests are so small that threads only wait for one another; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("segrun", deadline=None)  # no test is wrong because a machine is busy
+settings.load_profile("segrun")
 
 
 @pytest.fixture

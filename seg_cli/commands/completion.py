@@ -22,8 +22,17 @@ _FLAGS = {
     "eval": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "predict": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "export": ("--multirun", "--cfg", "--config-dir", "--info", "--help"),
+    "tune": ("--cfg", "--config-dir", "--info", "--help"),
     "check": ("--sheet", "--multirun", "--cfg", "--config-dir", "--info", "--help"),
     "resume": ("--accept-changes", "--help"),
+    "rerun": ("--verify", "--against", "--tolerance", "--help"),
+    "status": ("--follow", "--help"),
+    "cancel": ("--yes", "--help"),
+    "report": ("--out", "--split", "--help"),
+    "table": (
+        *("--rows", "--columns", "--split", "--sort", "--show", "--per-class", "--underline-second", "--filter"),
+        *("--allow", "--eval", "--level", "--format", "--out", "--check", "--figures", "--wandb", "--help"),
+    ),
     "list": ("--json", "--config-dir", "--timm", "--cost", "--size", "--encoder", "--help"),
     "doctor": ("--json", "--help"),
 }
@@ -74,13 +83,13 @@ def candidates(line: str) -> list[str]:
         found = list(_FLAGS[verb])
     elif verb == "list":
         found = [nouns(group)[1] for group in groups()]
-    elif verb == "doctor" or (verb == "resume" and len(words) == 1):
-        found = []  # of resume, the shell knows the folders
+    elif verb in ("doctor", "table", "report", "status", "cancel") or (verb in ("resume", "rerun") and len(words) == 1):
+        found = []  # of these two, the shell knows the folders
     elif "=" in current:
         found = _values(current)
     else:
         found = [] if words else list(VERBS)
-        found += _keys("train" if verb == "resume" else verb, words, depth=current.count("."))
+        found += _keys("train" if verb in ("resume", "rerun") else verb, words, depth=current.count("."))
     return [word for word in found if word.startswith(current)]
 
 
@@ -100,7 +109,9 @@ def _keys(verb: str, words: list[str], depth: int) -> list[str]:
     """Groups and dotted keys as far as ``depth`` dots; a section that goes deeper ends in a dot."""
     primary = _load(conf_dir() / f"{verb}.yaml")
     if "train" in primary.get("defaults", []):  # a plan is of a training
-        primary = _load(conf_dir() / "train.yaml") | {key: primary[key] for key in primary if key != "defaults"}
+        own = [default for default in primary.pop("defaults") if isinstance(default, dict)]
+        primary = _load(conf_dir() / "train.yaml") | primary
+        primary["defaults"] = [*primary["defaults"], *own]
     chosen: dict[str, str] = {}
     for default in primary.pop("defaults", []):
         chosen |= default if isinstance(default, dict) else {}

@@ -178,7 +178,7 @@ def _wandb() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("W&B", "mode", f"wandb does not import: {error}", "Type: pip install --upgrade wandb")
         return
-    from seg_cli.training.loggers import decide_mode
+    from seg_cli.training.wandb_runs import decide_mode
 
     mode = decide_mode("auto", wandb.setup(wandb.Settings(silent=True)).settings)
     why = {

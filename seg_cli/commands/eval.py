@@ -76,6 +76,7 @@ def run(cfg: DictConfig) -> float | None:
         "seed": config["seed"],
         "checkpoint": request["checkpoint"],
         "precision": mode,
+        "data": {"content": dataset.fingerprint(), "image_size": list(dataset.splits[splits[0]][0].size)},
         "splits": {name: split_results(found, names, void=scoring.void) for name, found in scored.items()},
     }
     evaluation = trained.new_evaluation(request["name"])

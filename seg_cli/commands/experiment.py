@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from seg_cli.commands.build import build, build_model, build_partial, describe_pretraining
 from seg_cli.commands.class_weights import fit_class_weights
+from seg_cli.commands.composing import resolve as resolve
 from seg_cli.commands.score import Scoring
 from seg_cli.data.albumentation import checked
 from seg_cli.data.datamodule import DataModule, fit_augment
+from seg_cli.data.fewer import fewer
 from seg_cli.data.geometry import Size
 from seg_cli.data.sample import Dataset, Sample
 from seg_cli.errors import UserError
@@ -94,21 +94,6 @@ class Experiment:
         )
 
 
-def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain dicts, with the choices of the groups that it was composed of."""
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(config, dict)
-    # Hydra lists the groups from the last to the first.
-    chosen = reversed(HydraConfig.get().runtime.choices.items())
-    choices = {"model": ""} | {group: choice for group, choice in chosen if "hydra/" not in group and choice}
-    # What was built counts: encoder.name=NAME takes any timm model, whichever file it started from, and some models
-    # have an encoder of their own.
-    encoder = config["model"].get("encoder")
-    built = encoder.get("name", "own") if isinstance(encoder, Mapping) else "own"
-    config["choices"] = choices | {"encoder": built}
-    return config  # type: ignore[return-value]
-
-
 def prepare(config: Mapping[str, Any], *, found: Mapping[str, Any] | None = None) -> Experiment:
     """Make everything that a run needs, and try it out on one image of each size that it will see.
 
@@ -123,7 +108,7 @@ def prepare(config: Mapping[str, Any], *, found: Mapping[str, Any] | None = None
     pl.seed_everything(config["seed"], verbose=False)
     device = device_of(config["trainer"])
     mode = precision.resolve(config["precision"]["mode"], device)
-    dataset: Dataset = build(config, "data")
+    dataset = fewer(build(config, "data"), config.get("fit"), config["seed"])
     model, start = _make_model(config, dataset, found or {})
     task = build_task(config, model, dataset)
     image_size = _image_size(dataset)
@@ -329,11 +314,11 @@ def _prepare_data(dataset: Dataset, *, workers: int) -> None:
 def _image_size(dataset: Dataset) -> tuple[int, int]:
     """The size of the dataset's first image, which is looked at."""
     first = dataset.splits["train"][0]
-    _check_sample(first, dataset)
+    check_sample(first, dataset)
     return first.size
 
 
-def _check_sample(sample: Sample, dataset: Dataset) -> None:
+def check_sample(sample: Sample, dataset: Dataset) -> None:
     """Whether a dataset, which may be the user's own, gives what it promises. Raises UserError if not."""
     image, mask, classes = sample.image, sample.mask, dataset.labels.num_classes
     kind = (classes,) if dataset.labels.overlapping else ()

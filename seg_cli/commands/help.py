@@ -14,10 +14,16 @@ Verbs
   train     train a model and score its best checkpoint; what segrun does without a verb
   plan      what would happen: stages, steps, parameters, memory, time; nothing is trained
   resume    go on with a run that was interrupted, killed or failed
+  rerun     make a run again from what it recorded; is it the same?
+  status    how far the runs of a matrix or a folder are; a live table with --follow
+  cancel    end what is running there; it can be gone on with
   eval      score a run again, on any split
   predict   masks and overlays for image files, by a run or an exported model
   export    a run's model as an ONNX file, compared with the model before it is kept
+  tune      search for settings: learning rates, losses, models; any number of workers
   check     is a dataset sound? counts, labels, leaks, class shares, and a picture sheet
+  table     the scores of many runs, with intervals and tests; bold only where the data says so
+  report    one HTML file of a run, or of all runs below a folder, to look at and to send
   list      what there is to choose from, with a line on each
   doctor    versions, devices, and what is missing
 
@@ -126,6 +132,24 @@ model on images of val, and kept only if it says the same.
                                                      for torch.export.load
   segrun export --cfg job                            all keys with their values
 """,
+    "tune": """\
+segrun tune sweep=NAME [workers=N] [KEY=VALUE ...] [FLAGS]
+
+Trains with one setting after the other, chosen by what came of those before, until as many trials are finished as the
+sweep asks for. The same command goes on with what there is; typed on another machine, it is one more worker. Every
+trial is a run in outputs/<name>/, beside the table, pictures, and the best one as an experiment.
+
+  segrun tune sweep=lr_wd                            learning rate and weight decay of the default training
+  segrun tune sweep=lr_wd experiment=camvid_cpu name=camvid_lr workers=2
+                                                     of any other; two trials at a time on this machine
+  segrun tune sweep=architecture workers=8 hydra/launcher=joblib
+                                                     or as jobs of a launcher
+  segrun tune sweep=lr_wd sweep.trials=40 sweep.sampler=random sweep.pruner=none sweep.space.optimizer.lr.high=0.1
+  segrun tune sweep=lr_wd storage=postgresql://USER@HOST/DATABASE
+                                                     for machines without a common file system
+  segrun --config-dir outputs/lr_wd experiment=best  the best one again
+  segrun tune --cfg job                              all keys with their values: those of train, and a few more
+""",
     "check": """\
 segrun check [data=NAME] [KEY=VALUE ...] [--sheet] [FLAGS]
 
@@ -153,6 +177,75 @@ the one before it is used.
   segrun resume RUN logger=csv trainer=cpu_ddp       so may the logger, and devices by their choice
   segrun resume RUN trainer.max_epochs=80 --accept-changes
                                                      what changes the result has to be accepted
+""",
+    "rerun": """\
+segrun rerun RUN [KEY=VALUE ...] [--verify [--tolerance X]]
+segrun rerun RUN --verify --against OTHER [--tolerance X]
+
+Makes a run again from its config.yaml, in a new run directory; the run itself is only read. With --verify the two are
+compared: every step's loss, every epoch, the weights, the counts and scores. On the same machine with the same versions
+they must be the same bit for bit, elsewhere the first loss within 1% and the scores within X, 0.02 by default. What
+differs first is named, and what differs in the environment. Exit status 0 the same, 1 not.
+
+  segrun rerun outputs/camvid/2026-01-31_12-00-00 --verify
+  segrun rerun RUN --verify data.root=DIR loader.workers=4
+                                                     where and how it is computed may change
+  segrun rerun RUN --verify --against OTHER          compare two finished runs; nothing is trained
+""",
+    "status": """\
+segrun status [DIR] [--follow]
+
+How far the runs of a matrix are, wherever they are run: state, epoch, mIoU, time left, host, when they were last heard
+of. DIR is the folder of a matrix, by default the newest in outputs/.sweeps, or a folder with runs, or one run.
+
+  segrun status                                      the newest matrix
+  segrun status outputs/camvid                       all runs of that name
+  segrun status --follow                             look again every two seconds, until all have ended
+""",
+    "cancel": """\
+segrun cancel DIR [--yes]
+
+Ends what is running in a folder: the matrix itself, processes on this machine, jobs of SLURM, those in its queue too.
+They are given time to save, and the command that began them goes on. DIR is as for status.
+
+  segrun cancel outputs/.sweeps/2026-01-31_12-00-00
+  segrun cancel outputs/camvid --yes                 without being asked
+""",
+    "report": """\
+segrun report RUN|DIR [--out FILE.html] [--split test]
+
+Writes one HTML file, which opens offline and holds all that it shows. Of a run: scores, examples with a slider between
+truth and prediction, classes with intervals, confusions, curves, settings against their parent, environment, cost. Of
+a folder: methods with their statistics, a leaderboard to sort and filter, curves, parallel coordinates, and any two
+runs image by image.
+
+  segrun report outputs/camvid/2026-01-31_12-00-00   RUN/report.html
+  segrun report outputs                              outputs/report.html, of all runs below it
+  segrun report outputs/camvid --split val --out camvid.html
+""",
+    "table": """\
+segrun table DIR ... [--rows KEY,...] [--columns NAME,...] [--split test] [--sort NAME] [--filter KEY=VALUE ...]
+             [--format terminal|markdown|latex|csv|html|json] [--out FILE] [--figures DIR] [--check FILE]
+             [--wandb [ENTITY/]PROJECT]
+
+Puts the finished runs below folders into a table: a row is the seeds of one experiment, with the mean, its spread over
+seeds, an interval and a paired test over the images. Bold are the best and all that the data cannot tell from it.
+
+  segrun table outputs
+  segrun table outputs/camvid --rows model,loss --columns miou,iou:Car,parameters,images_per_second
+  segrun table outputs --rows model,optimizer.lr --filter data=camvid seed=0,1,2
+                                                     a row is made of choices and settings
+  segrun table outputs --per-class --underline-second
+  segrun table outputs --out paper.tex               also .md .csv .html .json; --format says it too
+  segrun table outputs --check paper.csv             does it still follow from the runs? 1 where not
+  segrun table outputs --figures plots               critical differences; quality against speed
+  segrun table outputs --eval flip                   scores of RUN/eval/flip instead
+  segrun table outputs --wandb PROJECT               as an artifact of W&B, too
+
+  --show std,ci,difference,p    what stands beside a mean; none
+  --level .95                   of the intervals
+  --allow data,void,resolution,pretrained
+                                compare what cannot be compared; the table says so
 """,
     "list": """\
 segrun list [GROUP ...] [--json] [--config-dir DIR] [--timm PATTERN]

@@ -18,8 +18,9 @@ from seg_cli.commands.build import describe_pretraining
 from seg_cli.commands.experiment import Experiment, fit_batch_size, largest_batch, prepare, resolve
 from seg_cli.commands.folders import open_folder
 from seg_cli.data.loading import Batch
-from seg_cli.errors import RunFailed
+from seg_cli.errors import RunFailed, UserError
 from seg_cli.inference.evaluate import autocast
+from seg_cli.models.classical import is_classical
 from seg_cli.reports.lr_curve import draw_lr_curve
 from seg_cli.reports.plan import plan_tables
 from seg_cli.runs.atomic import write_json, write_text
@@ -41,6 +42,11 @@ def run(cfg: DictConfig) -> None:
     """Plan as asked."""
     quiet()
     config = resolve(cfg)
+    if is_classical(config):
+        raise UserError(
+            f"plan: model={config['choices']['model']} is fitted in one go, without stages and steps to plan. Type "
+            f"segrun model={config['choices']['model']}"
+        )
     asked, out = config.pop("plan"), config.pop("out")
     console = Console(soft_wrap=True)
     processes = _processes(config["trainer"])

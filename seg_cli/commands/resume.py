@@ -10,14 +10,17 @@ from omegaconf import OmegaConf
 
 from seg_cli.commands.arguments import Parser
 from seg_cli.config.choices import groups
+from seg_cli.config.flat import flat
 from seg_cli.config.paths import conf_dir
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
+from seg_cli.models.classical import is_classical
+from seg_cli.runs.heartbeat import silence
 from seg_cli.runs.run import Run
-from seg_cli.runs.runner import seconds_since, who_runs
+from seg_cli.runs.runner import who_runs
 
 _FREE = (
-    *("name", "run_dir", "tags", "notes", "choices", "logger", "data.root", "data.cache"),
+    *("name", "run_dir", "tags", "notes", "retry", "choices", "logger", "data.root", "data.cache"),
     *("loader.workers", "loader.eval_batch_size"),
     *("trainer.accelerator", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.compile"),
     *("trainer.deterministic", "trainer.checkpoint_minutes"),
@@ -60,9 +63,14 @@ def resume_run(directory: Run, settings: Iterable[str] = (), *, accept_changes: 
     Raises:
         UserError: if the run is finished or still going, or a change is not accepted.
     """
-    _check_state(directory, accept_changes)
     stored = cast(dict[str, Any], OmegaConf.to_container(directory.config, resolve=True))
-    config = _with_settings(stored, list(settings), directory)
+    if is_classical(stored):
+        raise UserError(
+            f"{directory.folder}: model={stored['choices']['model']} is fitted in one go and has no epochs to go on "
+            f"with. Make the run again: segrun rerun {directory.folder}"
+        )
+    _check_state(directory, accept_changes)
+    config = with_settings(stored, list(settings), directory)
 
     # What follows takes seconds to import.
     from rich.console import Console
@@ -99,7 +107,14 @@ def resume_run(directory: Run, settings: Iterable[str] = (), *, accept_changes: 
     if checkpoint is not None and any(key.startswith("loss.") for key in changes):
         for process in checkpoint["processes"]:  # sums of other losses
             process["losses"] = {"names": [], "sums": []}
-    return carry_out(experiment, directory, fabric, checkpoint=checkpoint)
+    asked = None if changes else _asked(directory)
+    return carry_out(experiment, directory, fabric, checkpoint=checkpoint, asked=asked)
+
+
+def _asked(directory: Run) -> str | None:
+    """The fingerprint of what the run was asked for; None where that is not known, or another one now."""
+    known = directory_state(directory) != "unknown"
+    return directory.status.get("fingerprint") if known else None
 
 
 def directory_state(directory: Run) -> str:
@@ -112,7 +127,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
     A setting that is missing on one side is None there.
     """
-    old, new = (_flat(json.loads(json.dumps(config))) for config in (before, now))
+    old, new = (flat(json.loads(json.dumps(config))) for config in (before, now))
     keys = [key for key in dict.fromkeys([*old, *new]) if not _is_one_of(key, _FREE)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
@@ -124,7 +139,7 @@ def _check_state(directory: Run, accept_changes: bool) -> None:
     status = directory.status
     if status["state"] == "finished" and not accept_changes:
         raise UserError(_finished(directory))
-    runner = who_runs(status, silent=seconds_since(directory.folder / "status.json"))
+    runner = who_runs(status, silent=silence(directory.folder))
     if runner is not None:
         raise UserError(f"{directory.folder}: this run is still going: {runner}.")
 
@@ -144,14 +159,14 @@ def _finished(directory: Run) -> str:
     )
 
 
-def _with_settings(stored: Mapping[str, Any], settings: list[str], directory: Run) -> dict[str, Any]:
+def with_settings(stored: Mapping[str, Any], settings: list[str], directory: Run) -> dict[str, Any]:
     """The configuration with what was asked for on the command line; checked as that of a new run is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from seg_cli.config.schema import validate
 
     config = deepcopy(dict(stored))
-    known = _flat(config)
+    known = flat(config)
     for override in OverridesParser.create().parse_overrides(settings):
         key, text = override.key_or_group, override.input_line
         if override.is_delete() or override.is_sweep_override():
@@ -195,7 +210,7 @@ def _choose(config: dict[str, Any], group: str, choice: str) -> None:
 
 def _check_changes(changes: Mapping[str, Any], directory: Run, accept_changes: bool, *, began: bool) -> None:
     named = "; ".join(
-        f"{key} was {_written(before)} and is {_written(now)} now" for key, (before, now) in changes.items()
+        f"{key} was {written(before)} and is {written(now)} now" for key, (before, now) in changes.items()
     )
     fixed = [key for key in changes if _is_one_of(key, _FIXED)]
     if fixed and began:
@@ -223,9 +238,7 @@ def _opening(
     position, processes = checkpoint["position"], len(checkpoint["processes"])
     inside = f" and {position['seen']} samples" if position["seen"] else ""
     lines.append(f"resuming {directory.folder} after {position['epoch']} epochs{inside}, {position['step']} steps")
-    lines += [
-        f"accepted: {key}={_written(now)} instead of {_written(before)}" for key, (before, now) in changes.items()
-    ]
+    lines += [f"accepted: {key}={written(now)} instead of {written(before)}" for key, (before, now) in changes.items()]
     if processes != world_size:
         lines.append(
             f"note: it was trained by {processes} process{'es' * (processes > 1)} and goes on with {world_size}: a "
@@ -247,16 +260,5 @@ def _is_one_of(key: str, names: Iterable[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _written(value: object) -> str:
+def written(value: object) -> str:
     return "null" if value is None else json.dumps(value) if not isinstance(value, str) else value

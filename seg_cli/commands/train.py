@@ -1,6 +1,7 @@
 """``segrun [train]``: compose, train, score the best checkpoint on val and test, and leave a run directory."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -18,17 +19,23 @@ from rich.console import Console
 
 from seg_cli.commands.build import build_partial, describe_pretraining
 from seg_cli.commands.class_weights import describe_class_weights
-from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare, resolve
+from seg_cli.commands.composing import resolve
+from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare
 from seg_cli.commands.resume import resume_run
 from seg_cli.commands.score import draw_metrics, per_image_table, score_splits, split_results
 from seg_cli.errors import SegrunError
 from seg_cli.inference.cost import peak_memory
 from seg_cli.inference.evaluate import Evaluation, best_median_worst, predict_examples
 from seg_cli.metrics.counting import Counting
+from seg_cli.models.classical import is_classical
 from seg_cli.reports import figures, terminal
 from seg_cli.reports.confusion import draw_confusion
+from seg_cli.reports.gallery import choose_examples, save_examples
+from seg_cli.runs import claims
 from seg_cli.runs.environment import describe_environment
 from seg_cli.runs.fingerprint import fingerprint
+from seg_cli.runs.heartbeat import NAME, beating
+from seg_cli.runs.jobs import GOING_ON
 from seg_cli.runs.requeue import earlier_run, remember, requeue
 from seg_cli.runs.run import SCHEMA, Run
 from seg_cli.runs.runner import describe_runner
@@ -45,9 +52,15 @@ def run(cfg: DictConfig) -> float | None:
     """Train as configured. Returns the mIoU on test, for sweepers."""
     quiet()
     config = resolve(cfg)
+    if is_classical(config):
+        from seg_cli.commands import fit_classical  # which imports from here
+
+        return fit_classical.run(config)
     begun = earlier_run(config)
     if begun is not None:
         return _go_on_in_queue(Run.open(begun))
+    if GOING_ON in os.environ:  # this is one of the processes that a job of a matrix has started
+        return resume_run(Run.open(os.environ[GOING_ON]))
     experiment = prepare(config)
     first = getattr(rank_zero_only, "rank", 0) == 0  # known from the environment before there is a group of processes
     folder = open_run(experiment.config).folder if first else Path()
@@ -67,12 +80,24 @@ def _go_on_in_queue(directory: Run) -> float | None:
 
 
 def carry_out(
-    experiment: Experiment, directory: Run, fabric: Fabric, *, checkpoint: Mapping[str, Any] | None
+    experiment: Experiment,
+    directory: Run,
+    fabric: Fabric,
+    *,
+    checkpoint: Mapping[str, Any] | None,
+    asked: str | None = None,
 ) -> float | None:
-    """Train from the beginning or from a checkpoint, score, and write it all down. Returns the mIoU on test."""
+    """Train from the beginning or from a checkpoint, score, and write it all down. Returns the mIoU on test.
+
+    Args:
+        experiment, directory, fabric: what is trained, where it is written, and by which processes.
+        checkpoint: to go on from.
+        asked: the fingerprint of what was asked for; None takes that of the experiment.
+    """
     # Of the processes of a distributed run, the first speaks.
     console = Console(soft_wrap=True, quiet=not fabric.is_global_zero)
-    with recorded(directory, speaks=fabric.is_global_zero), obey_at_once():
+    asked = asked or (fingerprint_of(experiment) if fabric.is_global_zero else None)
+    with recorded(directory, speaks=fabric.is_global_zero, asked=asked), obey_at_once():
         if fabric.is_global_zero:
             directory.write_config(experiment.config)  # with which the run can begin anew from here on
         experiment = fit_batch_size(experiment, fabric)
@@ -148,9 +173,14 @@ def _score(experiment: Experiment, directory: Run, fitted: Fitted, loggers: list
     results = {
         "schema": SCHEMA,
         "name": config["name"],
-        "fingerprint": fingerprint(config, data=dataset.fingerprint(), pretrained=pretrained),
+        "fingerprint": fingerprint_of(experiment),
         "choices": config["choices"],
         "seed": config["seed"],
+        "data": {
+            "content": dataset.fingerprint(),
+            "train_images": len(dataset.splits["train"]),
+            "image_size": list(dataset.splits["test"][0].size),
+        },
         "splits": {
             name: split_results(found, dataset.labels.names, void=config["void"]) for name, found in scored.items()
         },
@@ -186,19 +216,32 @@ def open_run(config: Mapping[str, Any]) -> Run:
     return Run.create(Path("outputs") / config["name"] / f"{stamp}{job}", numbered=True)
 
 
+def fingerprint_of(experiment: Experiment) -> str:
+    """Of the run that it is; with the batch size, where that was still to be found."""
+    pretrained = describe_pretraining(experiment.model)
+    return fingerprint(experiment.config, data=experiment.dataset.fingerprint(), pretrained=pretrained)
+
+
 @contextmanager
-def recorded(directory: Run, *, speaks: bool) -> Iterator[None]:
-    """Keep status.json true: running inside, and finished, failed or interrupted afterwards.
+def recorded(directory: Run, *, speaks: bool, asked: str | None = None, go_on: str = "resume") -> Iterator[None]:
+    """Keep status.json true: running inside, with signs of life, and finished, failed or interrupted afterwards.
 
     Args:
         speaks: whether this process is the one that writes.
+        asked: the fingerprint of what was asked for, by which a matrix finds the run again.
+        go_on: the verb that goes on with an interrupted run.
     """
     if not speaks:
         yield
         return
-    directory.write_status("running", process=describe_runner())
+    claim = claims.held()
+    asked = claim.fingerprint if claim else asked
+    directory.write_status("running", process=describe_runner(), fingerprint=asked)
+    if claim:
+        claim.note_run(directory.folder)
     try:
-        yield
+        with beating(directory.folder / NAME):
+            yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         told = isinstance(error, SegrunError | Interrupted)
@@ -206,7 +249,7 @@ def recorded(directory: Run, *, speaks: bool) -> Iterator[None]:
         with suppress(OSError, SegrunError):  # a full disk must not hide why the run ended
             directory.write_status("interrupted" if interrupted else "failed", reason=reason)
         if interrupted or directory.last_checkpoint.exists():
-            error.add_note(f"To go on: segrun resume {directory.folder}")
+            error.add_note(f"To go on: segrun {go_on} {directory.folder}")
         if reason == "SIGUSR1" and (sentence := requeue()):
             error.add_note(sentence)
         raise
@@ -278,14 +321,18 @@ def _draw(
     chosen = experiment.scoring.threshold
     threshold = torch.tensor(test.thresholds) if isinstance(chosen, str) else chosen
     counting = Counting.of(labels, threshold, experiment.scoring.void)
-    examples = predict_examples(
+    ranked, split = best_median_worst(test.image_miou), experiment.dataset.splits["test"]
+    kinds = choose_examples(ranked, len(split))
+    gallery = predict_examples(
         experiment.scoring.predictor(experiment.model, counting),
-        experiment.dataset.splits["test"],
-        best_median_worst(test.image_miou),
+        split,
+        list(kinds),
         counting=counting,
         device=experiment.device,
         dtype=precision.autocast_dtype(experiment.mode),
     )
+    save_examples(gallery, labels, directory.figures / "examples", list(kinds.values()))
+    examples = gallery[: len(ranked)]
     figures.predictions(examples, labels, directory.figures / "predictions.png")
     for logger in loggers:
         if isinstance(logger, ExperimentLogger):

@@ -27,6 +27,8 @@ _NOUNS = {
     "inference": ("inference", "inferences"),
     "postprocess": ("post-processing", "post-processings"),
     "experiment": ("experiment", "experiments"),
+    "benchmark": ("benchmark", "benchmarks"),
+    "sweep": ("sweep", "sweeps"),
 }
 
 SUM_GROUPS = ("loss", "augment", "logger", "tta", "metrics", "postprocess")

@@ -26,7 +26,6 @@ from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import SegrunError, UserError
 
 _PACKAGES = {
-    "hydra/launcher/joblib": "hydra-joblib-launcher",
     "hydra/launcher/submitit_local": "hydra-submitit-launcher",
     "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
 }
@@ -54,8 +53,12 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> SegrunError 
         return None if is_bug else UserError(_value(error))
     if isinstance(error, HydraException):
         return UserError(_composition(error))
-    if isinstance(error, ValueError) and _raised_by_hydra(error):
+    if isinstance(error, ValueError) and _raised_by(error, "hydra."):
         return UserError(_not_a_name(overrides) or _tidy(str(error)))
+    if _looks_into_a_list(error):
+        key = str(error).split("'")[1]
+        option = next((text for text in overrides if f".{key}" in text.partition("=")[0]), f".{key}=")
+        return UserError(f"{option}: '{key}' is looked for in what is a list. Give the whole list anew: KEY=[...].")
     return None
 
 
@@ -226,7 +229,7 @@ def _instantiation(error: InstantiationException) -> SegrunError | None:
     if message.startswith("Error locating target"):
         return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).")
     # A class without a constructor of its own has torch.nn.Module's, which refuses settings in its own code.
-    if isinstance(cause, TypeError) and (_raised_by_hydra(cause) or reason.startswith(f"{name}.__init__() got")):
+    if isinstance(cause, TypeError) and (_raised_by(cause, "hydra.") or reason.startswith(f"{name}.__init__() got")):
         return UserError(_wrong_settings(key, target, name, reason))
     if isinstance(cause, ValueError):
         # 'gamma=-1: it must be ...' is about a setting of the component.
@@ -255,11 +258,16 @@ def _parameters(target: str) -> list[str]:
     return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _raised_by_hydra(error: BaseException) -> bool:
+def _looks_into_a_list(error: BaseException) -> bool:
+    says = re.search(r"Index '.*' .*is not an int|invalid literal for int\(\) .*'.*'", str(error))
+    return isinstance(error, TypeError | ValueError) and says is not None and _raised_by(error, "omegaconf.")
+
+
+def _raised_by(error: BaseException, package: str) -> bool:
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("hydra.")
+    return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith(package)
 
 
 def _tidy(message: str) -> str:

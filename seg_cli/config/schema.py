@@ -89,6 +89,7 @@ RULES: Mapping[str, Rule] = {
     "name": Rule("the name of a folder, without slashes", _is_folder_name),
     "run_dir": _or(None, Rule("the path of a folder that does not exist yet", _is_text)),
     "seed": _SEED,
+    "retry": Rule("null or failed", lambda value: value in (None, "failed")),
     "start": _or(None, Rule("the path of a run directory or of a checkpoint", _is_text)),
     "tags": Rule(
         "a list of words, as in tags=[paper,draft]",
@@ -97,6 +98,7 @@ RULES: Mapping[str, Rule] = {
     "notes": _or(None, _TEXT),
     "void": _VOID,
     "threshold": _THRESHOLD,
+    "fit.images": _or(None, _whole(1)),
     "loader.crop": _or(None, Rule("height and width in pixels, as in loader.crop=[256,256]", _is_crop)),
     "loader.batch_size": _whole(1),
     "loader.eval_batch_size": _whole(1),
@@ -170,6 +172,13 @@ PREDICT_RULES: Mapping[str, Rule] = {
 }
 """Keys of ``segrun predict``, besides the groups of inference."""
 
+TUNE_RULES: Mapping[str, Rule] = {
+    "workers": _whole(1),
+    "storage": _or(None, _TEXT),
+    "keep_last": _TRUTH,
+}
+"""Keys of ``segrun tune``, besides those of a training run and the section ``sweep``."""
+
 EXPORT_RULES: Mapping[str, Rule] = {
     "run": EVAL_RULES["run"],
     "out": Rule("the path of a file to write", _is_text),
@@ -214,6 +223,15 @@ def validate(cfg: DictConfig) -> None:
 def validate_plan(cfg: DictConfig) -> None:
     """Check a composed config of ``segrun plan``. Raises as ``validate`` does."""
     _check_run(_resolve(cfg), {**RULES, **PLAN_RULES})
+
+
+def validate_tune(cfg: DictConfig) -> None:
+    """Check a composed config of ``segrun tune``, but for ``sweep`` itself. Raises as ``validate`` does."""
+    if not isinstance(cfg.get("sweep"), DictConfig):
+        names = [choice.name for choice in choices("sweep")]
+        raise UserError(f"sweep: what is to be searched for? Type sweep=NAME, where NAME is one of {', '.join(names)}.")
+    settings = _resolve(cfg)
+    _check_run({key: value for key, value in settings.items() if key != "sweep"}, {**RULES, **TUNE_RULES})
 
 
 def validate_eval(cfg: DictConfig) -> None:

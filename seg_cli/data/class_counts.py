@@ -94,9 +94,9 @@ def content_key(dataset: Dataset, split: str) -> str:
     some pixels were relabelled further down can have both unchanged.
     """
     labels = dataset.labels
-    identity = (_FORMAT, __version__, dataset.fingerprint(), split, list(labels.names), sorted(labels.raw.items()))
-    digest = hashlib.sha256(repr(identity).encode())
     samples = dataset.splits[split]
+    identity = (_FORMAT, __version__, dataset.fingerprint(), split, list(labels.names), sorted(labels.raw.items()))
+    digest = hashlib.sha256(repr((*identity, getattr(samples, "indices", None))).encode())  # of those that are left
     if isinstance(samples, FilePairs):
         masks = dict.fromkeys(path for pair in samples.pairs for path in pair.masks)  # COCO's share one
         for path in masks:

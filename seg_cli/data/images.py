@@ -29,6 +29,7 @@ _OPENCV_TIFF = (
     (1, 1),
     (2, 3),
 )  # kind and bands: gray and RGB; of others it multiplies colours by alpha, or drops bands
+_STORED_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _ORIENTATION = 274  # the tag of EXIF and TIFF; from 5 on, height and width are exchanged
 
 
@@ -202,12 +203,14 @@ def _whole_png(data: bytes) -> np.ndarray | None:
     depth, color_type = data[24], data[25]
     if depth < 8 or color_type == 3:
         return None
+    if color_type == 2:
+        return _opencv(data, _STORED_RGB)
     values = _opencv(data, cv2.IMREAD_UNCHANGED)
     if values is None or color_type == 0:  # of gray values of which one is transparent, OpenCV makes colours
         return values if values is None or values.ndim == 2 else np.ascontiguousarray(values[..., 0])
     if color_type == 4:
         return values[..., (0, 3)]
-    return _swap_red_and_blue(values[..., :3] if color_type == 2 else values)
+    return _swap_red_and_blue(values)
 
 
 def _decode_tiff(data: bytes, *, stored: bool) -> np.ndarray:

@@ -100,8 +100,15 @@ def to_onnx(program: ExportedProgram, about: Mapping[str, Any]) -> bytes:
 def to_torch_export(program: ExportedProgram, about: Mapping[str, Any]) -> bytes:
     """A file of ``torch.export.save``, with ``about`` among its extra files."""
     buffer = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, buffer, extra_files={KEY: json.dumps(about, ensure_ascii=False)})
+    try:
+        with _quiet():
+            torch.export.save(program, buffer, extra_files={KEY: json.dumps(about, ensure_ascii=False)})
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"format=torch_export: torch cannot write this model down ({reason}). Type size=[HEIGHT,WIDTH] for images "
+            "of one size, or format=onnx."
+        ) from error
     return buffer.getvalue()
 
 

@@ -1,6 +1,7 @@
 """Images that are too large for memory, read by windows: NumPy files, and TIFF files in strips or tiles."""
 
 import math
+import weakref
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,6 +84,7 @@ class LargeTiff:
 
     def __init__(self, page: Any) -> None:
         self.page = page
+        weakref.finalize(self, page.parent.filehandle.close)
         self.shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
         tiled = page.is_tiled
         self._high = page.tilelength if tiled else min(page.rowsperstrip, page.imagelength)

@@ -12,7 +12,8 @@ from typing import Any
 
 _PACKAGES = (
     *("segrun", "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless"),
-    *("numpy", "hydra-core", "omegaconf", "wandb", "pillow"),
+    *("numpy", "scipy", "scikit-image", "scikit-learn", "hydra-core", "omegaconf", "wandb", "pillow"),
+    *("segmentation-models-pytorch", "monai", "transformers"),
 )
 _SECRET = re.compile(r"(?i)(\b[\w.-]*(?:key|token|password|passwd|secret)[\w-]*\s*[=:]\s*)\S+|(?<=://)[^/\s@]+(?=@)")
 

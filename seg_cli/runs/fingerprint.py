@@ -9,7 +9,7 @@ from seg_cli import __version__
 
 _DECIDES = (
     *("model", "encoder", "loss", "augment", "crop", "optimizer", "scheduler", "resize", "finetune", "average"),
-    *("precision", "seed", "void", "threshold", "postprocess"),
+    *("precision", "seed", "void", "threshold", "postprocess", "fit"),
 )
 _DECIDES_IN = {
     "data": None,  # all but where it lies and is cached; what it holds is hashed apart
@@ -28,7 +28,8 @@ _NEVER = {"data": ("root", "cache"), "tta": ("views_per_batch",), "inference": (
 def fingerprint(config: Mapping[str, Any], *, data: str, pretrained: str) -> str:
     """SHA-256 of the settings that decide a result.
 
-    It is an allow-list: devices, workers, paths, names, notes and logging are not in it.
+    It is an allow-list: devices, workers, paths, names, notes and logging are not in it. Where the batch size is still
+    to be found (``trainer.auto_batch_size``), that is what it knows of it.
 
     Args:
         config: composed and resolved, as plain dicts.
@@ -39,6 +40,8 @@ def fingerprint(config: Mapping[str, Any], *, data: str, pretrained: str) -> str
     for group, keys in _DECIDES_IN.items():
         settings = config.get(group, {})
         decides[group] = {key: settings.get(key) for key in (keys or settings) if key not in _NEVER.get(group, ())}
+    if config.get("trainer", {}).get("auto_batch_size"):
+        decides["loader"]["batch_size"] = "auto"
     decides["encoder"] = {key: value for key, value in decides.get("encoder", {}).items() if key != "weights"}
     decides["model"] = _without_weights_path(decides["model"])
     decides |= {"data_content": data, "pretrained": pretrained, "version": __version__}

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from seg_cli.runs.atomic import write_text
+from seg_cli.runs.slurm import own_job
 
 _NOTES = Path("outputs") / ".slurm"
+_back = False
 
 
 def earlier_run(config: Mapping[str, Any]) -> Path | None:
@@ -38,7 +40,7 @@ def remember(config: Mapping[str, Any], folder: Path) -> None:
 
 def requeue() -> str:
     """Put this job back into SLURM's queue, which also ends it; a sentence on how that went. Empty outside of SLURM."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = own_job()
     if not job:
         return ""
     try:
@@ -46,7 +48,14 @@ def requeue() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", None) or error).strip()
         return f"SLURM did not take job {job} back into its queue ({said})."
+    global _back
+    _back = True
     return f"Job {job} is back in SLURM's queue."
+
+
+def is_queued_again() -> bool:
+    """Whether this process has put its job back into the queue, and is about to be ended."""
+    return _back
 
 
 def _note(config: Mapping[str, Any]) -> Path:

@@ -107,6 +107,7 @@ class Run:
         epoch: int | None = None,
         step: int | None = None,
         process: Mapping[str, Any] | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         """Update status.json.
 
@@ -115,6 +116,7 @@ class Run:
             reason: why it failed or was interrupted.
             epoch, step: how many are done; None keeps what was written before.
             process: who runs it, see ``describe_runner``; None keeps what was written before.
+            fingerprint: of what was asked for; None keeps what was written before.
         """
         path = self.folder / "status.json"
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -126,9 +128,10 @@ class Run:
         ended = None if state == "running" else now
         runner: Any = process or before.get("process")
         who = {"process": dict(runner)} if runner else {}
-        write_json(
-            path, {"state": state, "reason": reason, **done, "started": before["started"], "ended": ended, **who}
-        )
+        asked = fingerprint or before.get("fingerprint")
+        what = {"fingerprint": asked} if asked else {}
+        times = {"started": before["started"], "ended": ended}
+        write_json(path, {"state": state, "reason": reason, **done, **times, **what, **who})
 
     def write_metrics(self, rows: list[dict[str, float | None]]) -> None:
         """Write metrics.csv, one row an epoch; columns are all keys of all rows, empty where a row has none."""

@@ -1,13 +1,18 @@
-"""Who runs a run: status.json says it, so that nobody goes on with a run that is still going."""
+"""Who runs a run: status.json says it, so that nobody goes on with a run that is still going.
+
+A process on this machine is looked at. One on another machine is heard of: it touches a file every 15 seconds (see
+``heartbeat``), and counts as gone when that is a minute old, by the clock of the file system that both write to.
+"""
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 30 * 60
+PATIENCE = 60.0
 """Seconds without a word after which a process on another machine, which cannot be looked at, is taken to be gone."""
 
 
@@ -22,35 +27,55 @@ def describe_runner() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "job": job, "tries": _tries()}
 
 
+def lives(process: Mapping[str, Any], *, silent: float) -> bool:
+    """Whether a process is still there, as far as can be told from here.
+
+    Args:
+        process: what ``describe_runner`` gave there.
+        silent: seconds since it was heard of.
+    """
+    if process["job"] and process["job"] == os.environ.get("SLURM_JOB_ID") and process["tries"] < _tries():
+        return False  # this job was put back into the queue, and that process ended with its earlier try
+    if process["host"] != socket.gethostname():
+        return silent < PATIENCE
+    return _is_alive(process["pid"]) and process["born"] == _born(process["pid"])
+
+
 def who_runs(status: Mapping[str, Any], *, silent: float) -> str | None:
-    """Who runs a run now, in words; None if nobody does.
+    """Who else runs a run now, in words; None if nobody does.
 
     Args:
         status: what status.json holds.
-        silent: seconds since it was written.
+        silent: seconds since its process was heard of.
     """
     process = status.get("process")
-    if status.get("state") != "running" or not isinstance(process, Mapping):
+    if status.get("state") != "running" or not isinstance(process, Mapping) or not lives(process, silent=silent):
         return None
-    if process["job"] and process["job"] == os.environ.get("SLURM_JOB_ID") and process["tries"] < _tries():
-        return None  # this job was put back into the queue, and that process ended with its earlier try
     if process["host"] != socket.gethostname():
-        if silent >= PATIENCE:
-            return None
-        minutes = round((PATIENCE - silent) / 60) + 1
         return (
-            f"process {process['pid']} on {process['host']}, heard of {round(silent / 60)} minutes ago. From here it "
-            f"cannot be seen whether it is still there; go on from that machine, or in {minutes} minutes"
+            f"process {process['pid']} on {process['host']}, heard of {round(silent)} seconds ago. From here it cannot "
+            f"be seen whether it is still there; go on from that machine, or in {round(PATIENCE - silent) + 1} seconds"
         )
-    pid = process["pid"]
-    if pid == os.getpid() or not _is_alive(pid) or process["born"] != _born(pid):
-        return None
-    return f"process {pid} on this machine"
+    return None if process["pid"] == os.getpid() else f"process {process['pid']} on this machine"
 
 
 def seconds_since(path: Path) -> float:
-    """Seconds since a file was written."""
-    return max(0.0, time.time() - path.stat().st_mtime)
+    """Seconds since a file was written or touched, by the clock of its file system; infinite if it is not there."""
+    try:
+        with path.open("rb") as file:  # opening it is what makes NFS ask its server
+            then = os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return float("inf")
+    return max(0.0, _clock(path.parent) - then)
+
+
+def _clock(folder: Path) -> float:
+    """The time by the clock that stamps the files of a folder, which may be another machine's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # a folder that is not ours to write to
+        return time.time()
 
 
 def _tries() -> int:

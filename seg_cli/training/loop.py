@@ -23,6 +23,8 @@ from seg_cli.errors import RunFailed
 from seg_cli.inference.evaluate import autocast
 from seg_cli.metrics.confusion import score
 from seg_cli.runs.run import Run
+from seg_cli.runs.steps import append_steps, cut_steps
+from seg_cli.training import observer
 from seg_cli.training.averaging import AveragedModel
 from seg_cli.training.checkpoints import keep_last, write_checkpoint
 from seg_cli.training.finetune import freeze
@@ -109,6 +111,8 @@ class Loop:
             Interrupted: if a signal asked for an end; last.ckpt is of the latest step then.
             RunFailed: if the loss is no number, the disk is full, or memory does not do for a single sample.
         """
+        if self.fabric.is_global_zero:
+            cut_steps(self.run_directory.folder, self.at.step)
         patience = self.settings["early_stop"]
         for epoch in range(self.at.epoch, self.plan.epochs):
             if patience is not None and self.at.waited >= patience:
@@ -174,6 +178,9 @@ class Loop:
             for logger in self.loggers:
                 logger.log_metrics(row | waited | {"epoch": epoch + 1}, self.at.step)
                 logger.save()
+            reason = observer.tell(epoch + 1, scores)
+            if reason and epoch + 1 < self.plan.epochs:
+                self.stop.ask(reason)
         self.display.end_epoch(losses.get("train/loss"))
         self._pause(between_epochs=True)
 
@@ -208,6 +215,8 @@ class Loop:
         steps, names, losses = zip(*self.recent, strict=True)
         self.recent.clear()
         values = torch.stack([torch.stack([*terms.values()]) for terms in losses]).tolist()
+        if self.fabric.is_global_zero:
+            append_steps(self.run_directory.folder, [(step, row[0]) for step, row in zip(steps, values, strict=True)])
         for step, images, row in zip(steps, names, values, strict=True):
             if not all(map(_is_finite, row[:1])):
                 raise RunFailed(
@@ -342,12 +351,14 @@ class Loop:
             return  # processes agree only now and then, since that waits for the device
         minutes = self.settings["checkpoint_minutes"]
         due = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
-        ended = largest_of(self.fabric, ASKING.index(self.stop.received) + 1 if self.stop.received else 0)
+        asked = self.stop.received
+        number = ASKING.index(asked) if asked in ASKING else len(ASKING)
+        ended = largest_of(self.fabric, number + 1 if asked else 0)
         if not between_epochs and (ended or any_of(self.fabric, due)):
             self._look_at_losses()  # weights that are no numbers are never kept
             self._save()
         if ended:
-            raise Interrupted(ASKING[ended - 1])
+            raise Interrupted(ASKING[ended - 1] if ended <= len(ASKING) else asked or "ended by the first process")
 
     # ---- small things
 

@@ -1,7 +1,6 @@
 """Two nodes of a real SLURM: ``pytest -m slurm`` where sbatch reaches a cluster that sees this folder."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +11,7 @@ import pytest
 from seg_cli.runs.run import Run
 from tests.e2e.conftest import SHAPES, TINY
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no sbatch"),
-]
+pytestmark = pytest.mark.slurm
 
 DDP = ("trainer=ddp_slurm", "trainer.accelerator=cpu", "logger=csv", "run_dir=r")
 MODEL, OWN_MODEL = TINY[:3], ("model=own/module", "model._target_=dying.Dying")

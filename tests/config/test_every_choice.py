@@ -22,7 +22,11 @@ from seg_cli.runs.run import Run
 from tests.layouts import LAYOUTS
 
 Compose = Callable[..., DictConfig]
-FILES = sorted(path.relative_to(conf_dir()).with_suffix("").as_posix() for path in conf_dir().glob("*/*.yaml"))
+FILES = sorted(
+    path.relative_to(conf_dir()).with_suffix("").as_posix()
+    for path in conf_dir().glob("*/*.yaml")
+    if path.parent.name != "sweep"  # of segrun tune, see tests/e2e/test_tune.py
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,22 +35,22 @@ def tiny_datasets(camvid_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     root = camvid_root.parent
     for name, write in LAYOUTS.items():
         write(root / name)
-    for name in ("folder", "manifest"):
-        write_folder(root / name)
+    for name in ("folder", "manifest", "isbi"):
+        write_folder(root / name, foreground=255 if name == "isbi" else 1)
     monkeypatch.setenv("SEGRUN_DATA", str(root))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
-def write_folder(root: Path) -> None:
-    """Eight images with index masks, and a manifest of them."""
+def write_folder(root: Path, *, foreground: int) -> None:
+    """Eight images with masks of 0 and this, and a manifest of them."""
     rows = ["image,mask"]
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     for i in range(8):
         mask = np.zeros((48, 64), np.uint8)
-        mask[8 : 16 + i] = 1
-        Image.fromarray(np.stack([mask * 200] * 3, -1)).save(root / "images" / f"{i}.png")
+        mask[8 : 16 + i] = foreground
+        Image.fromarray(np.stack([np.uint8(200) * (mask > 0)] * 3, -1)).save(root / "images" / f"{i}.png")
         Image.fromarray(mask).save(root / "masks" / f"{i}.png")
         rows.append(f"images/{i}.png,masks/{i}.png")
     (root / "manifest.csv").write_text("\n".join(rows))

@@ -27,22 +27,36 @@ def commands() -> list[str]:
     return list(dict.fromkeys(command.partition(" #")[0].strip() for command in found))
 
 
+PLAIN = ("resume", "rerun", "table", "report", "status", "cancel")
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(commands()) >= 8
 
 
-@pytest.mark.parametrize("command", commands())
+LONG = "segrun list models --cost"
+"""Builds and counts every model; minutes."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(command, marks=pytest.mark.slow) if command.startswith(LONG) else command for command in commands()],
+)
 def test_command_is_understood(segrun: Callable[..., Outcome], tmp_path: Path, command: str) -> None:
-    own = tmp_path / "my_conf" / "experiment"
-    own.mkdir(parents=True)
-    (own / "street.yaml").write_text(re.search(r"```yaml\n(# @package.*?)```", PAGES_TEXT, re.DOTALL)[1])  # type: ignore[index]
+    own = tmp_path / "my_conf"
+    for group in ("benchmark", "experiment"):
+        (own / group).mkdir(parents=True)
+    (own / "benchmark" / "mine.yaml").write_text(
+        "# @package _global_\n# Two seeds\nhydra: {sweeper: {params: {seed: [0, 1]}}}\n"
+    )
+    (own / "experiment" / "street.yaml").write_text(re.search(r"```yaml\n(# @package.*?)```", PAGES_TEXT, re.DOTALL)[1])  # type: ignore[index]
     arguments = shlex.split(command.replace("--config-dir DIR", "--config-dir my_conf"))[1:]
     plain = arguments and arguments[0] in ("list", "doctor", "--help", "--version", "--completion")
     composing = [] if plain else ["--cfg", "job"]
     if "-m" in arguments:  # --cfg shows one job, here that of the first values
         arguments = [re.sub(r",.*", "", argument) for argument in arguments if argument != "-m"]
-    if arguments[:1] == ["resume"]:  # it composes nothing; tests/e2e/test_resume.py tries its options
-        arguments, composing = ["resume", "--help"], []
+    if arguments[:1] and arguments[0] in PLAIN:  # they compose nothing; their own tests try their options
+        arguments, composing = [arguments[0], "--help"], []
     done = segrun(*arguments, *composing)
     # doctor reports what this machine lacks by its exit status
     assert done.status == 0 or arguments[0] == "doctor", done.err
@@ -56,6 +70,9 @@ def test_every_choice_is_named_in_the_readme_or_the_docs() -> None:
 
 def test_the_makefile_has_what_the_readme_names() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", PAGES_TEXT):
+    blocks = "".join(re.findall(r"```sh\n.*?```", PAGES_TEXT, re.DOTALL))
+    targets = {*re.findall(r"`make ([a-z-]+)", PAGES_TEXT), *re.findall(r"^make ([a-z-]+)", blocks, re.MULTILINE)}
+    assert {"demo", "test"} <= targets
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()

@@ -94,8 +94,9 @@ def test_overlapping_labels_from_training_to_a_second_scoring(segrun: Segrun) ->
         assert of["miou"] == pytest.approx(np.mean([scores["iou"] for scores in of["classes"].values()]))
     last = run.metrics[-1]
     assert last["val/miou"] == pytest.approx(run.results["splits"]["val"]["miou"], abs=1e-6)
-    assert {path.name for path in run.figures.iterdir()} == {"curves.png", "confusion.png", "predictions.png"}
-    for picture in run.figures.iterdir():
+    pictures = {"curves.png", "confusion.png", "predictions.png"}
+    assert {path.name for path in run.figures.iterdir()} == pictures | {"examples"}
+    for picture in run.figures.glob("*.png"):
         assert min(Image.open(picture).size) > 100
 
     again = segrun("eval", "run=r", "split=[val,test]", "accelerator=cpu", "loader.workers=0")

@@ -47,7 +47,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 WRONG = [
-    (["unett"], "unett: there is no such verb. Verbs: train, "),
+    (["unett"], "unett: there is no such verb. Did you mean 'tune'? Verbs: train, "),
     (["trian"], "there is no such verb. Did you mean 'train'?"),
     (["unet"], "unet: an option is written as key=value. Type: segrun model=unet"),
     (["model=unett"], "model=unett: there is no model 'unett'. Did you mean 'unet'? Models: cunet, deconvnet, "),
@@ -70,6 +70,7 @@ WRONG = [
     (["seed=range(3)"], "several values mean several runs, which need -m. Type segrun -m seed=range(3)."),
     (["-m", "model=unet,unett"], "model=unett: there is no model 'unett'. Did you mean 'unet'?"),
     (["train", "foo"], "foo: an option is written as key=value, as in model=unet."),
+    (["loader.crop=[32,32]", "loader.crop.x=3"], "loader.crop.x=3: 'x' is looked for in what is a list."),
     (["tags=[a"], "tags=[a: the value cannot be read."),
     (["+loss=dice"], "loss: it is chosen twice."),
     (["++loss=dice"], "++loss=dice: a choice is made without the '+' signs. Type: loss=dice"),

@@ -22,7 +22,12 @@ CLASSES = 5
 ENCODERS = {"segnet": "vgg11_bn", "deconvnet": "vgg11_bn", "smp/dpt": "vit_tiny_patch16_224", "smp/pan": "resnet18"}
 QUICK = ("unet", "gscnn")
 LOSSES = [choice.name for choice in choices("loss")]
-MODELS = [choice.name for choice in choices("model") if choice.name not in ("own/module", "transformers/pretrained")]
+MODELS = [
+    choice.name
+    for choice in choices("model")
+    if choice.name not in ("own/module", "transformers/pretrained")
+    and "models.classical" not in choice.path.read_text()
+]
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Exported programs: what they say is what the model says, at any size; and what a comparison notices."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,16 @@ from seg_cli.models.blocks import crop_to, pad_to_multiple
 Compose = Callable[..., DictConfig]
 
 ENCODERS = {"segnet": "vgg11_bn", "deconvnet": "vgg11_bn", "smp/dpt": "vit_tiny_patch16_224", "smp/pan": "resnet18"}
-ONE_SIZE = ("transformers/beit", "transformers/dpt", "transformers/mobilevit")
+ONE_SIZE = ("smp/dpt", "transformers/beit", "transformers/dpt", "transformers/mobilevit")
 """Whose code turns sizes into plain numbers, see docs/inference.md."""
 UNPOOLS = ("deconvnet", "segnet", "segnet_basic")
 """Where rounding decides between two maxima, everything around changes."""
 NOT_ONNX = ("transformers/beit",)
 ARCHITECTURES = [
-    choice.name for choice in choices("model") if choice.name not in ("own/module", "transformers/pretrained")
+    choice.name
+    for choice in choices("model")
+    if choice.name not in ("own/module", "transformers/pretrained")
+    and "models.classical" not in choice.path.read_text()
 ]
 
 
@@ -87,7 +91,17 @@ def check(
         programs.append(onnx_program(to_onnx(traced, {})))
     for program in programs:
         found = compare(model, program, views(pictures, size), overlapping=False)
-        assert found.holds(0.3, 0.98) if unpools else found.holds(1e-4, 0.9999), found
+        if unpools:
+            assert found.holds(0.3, 0.98), found
+        elif not found.holds(1e-4, 0.9999):  # in a network of a hundred untrained layers, roundings grow
+            exact = compare(model, in_double(model), views(pictures, size), overlapping=False)
+            assert found.holds(3 * exact.difference, 1 - 3 * (1 - exact.agreement)), (found, exact)
+
+
+def in_double(model: nn.Module) -> Program:
+    """The model without rounding, or nearly."""
+    exact = deepcopy(model).double()
+    return lambda images: exact(torch.from_numpy(images).double()).float().numpy()
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus", "fcn32s"])  # and a U-Net in tests/e2e/test_export.py

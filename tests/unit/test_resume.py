@@ -86,7 +86,7 @@ def test_this_process_and_a_run_without_one_are_no_obstacle() -> None:
 
 def test_another_machine_is_given_time() -> None:
     away = status(host="elsewhere", pid=7)
-    assert "process 7 on elsewhere" in (who_runs(away, silent=60) or "")
+    assert "process 7 on elsewhere" in (who_runs(away, silent=30) or "")
     assert who_runs(away, silent=PATIENCE) is None
 
 

@@ -1,0 +1,61 @@
+"""The jobs of a matrix in the terminal: what each of them came to, where it is, and why it failed."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from seg_cli.runs.jobs import Job
+
+COLORS = {"finished": "green", "failed": "red", "lost": "red", "interrupted": "yellow", "elsewhere": "cyan"}
+WORDS = {"waiting": "not begun", "elsewhere": "running"}
+
+
+def job_table(jobs: Sequence[Job], names: Sequence[str]) -> Table:
+    """A line a job.
+
+    Args:
+        jobs: all of them.
+        names: what they vary, as ``model``; the values are read from their overrides.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("job", justify="right")
+    for name in names:
+        table.add_column(Text(plain(name)), overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("mIoU", justify="right")
+    table.add_column("run directory", overflow="fold")
+    if any(job.reason or job.remark for job in jobs):
+        table.add_column("remark", overflow="fold")
+    for job in jobs:
+        values = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides)
+        cells = [str(job.number + 1), *(values.get(name, "") for name in names)]
+        state = Text(WORDS.get(job.state, job.state), style=COLORS.get(job.state, ""))
+        score = "" if job.score is None else f"{job.score:.4f}"
+        said = ": ".join(text for text in (job.remark, job.reason) if text)
+        row = [*(Text(plain(cell)) for cell in cells), state, Text(score), Text(plain(job.run or ""))]
+        table.add_row(*row, *([Text(plain(said))] if len(table.columns) > len(row) else []))
+    return table
+
+
+def count_states(jobs: Sequence[Job]) -> str:
+    """``5 finished, 1 failed``."""
+    counts = Counter(WORDS.get(job.state, job.state) for job in jobs)
+    return ", ".join(f"{count} {state}" for state, count in counts.most_common())
+
+
+def varied(jobs: Sequence[Job]) -> list[str]:
+    """Keys that jobs set to different values, in the order of the overrides."""
+    values: dict[str, set[str]] = {}
+    for job in jobs:
+        for text in job.overrides:
+            key, _, value = text.lstrip("+").partition("=")
+            values.setdefault(key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def plain(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

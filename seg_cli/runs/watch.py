@@ -1,0 +1,152 @@
+"""How far the runs of a matrix are, or those in a folder: read from what they write, whoever runs them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seg_cli.errors import SegrunError, UserError
+from seg_cli.runs.heartbeat import silence
+from seg_cli.runs.jobs import Job, Jobs, score_of
+from seg_cli.runs.run import Run
+from seg_cli.runs.runner import lives, seconds_since
+
+SWEEPS = Path("outputs") / ".sweeps"
+
+GOING = ("running", "elsewhere")
+"""States of jobs that somebody is working on."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        job: what is known of it as a job; of a run outside of a matrix, what would be.
+        epoch, epochs: whole epochs that are done, and of how many; None where it has not begun.
+        val: its newest mIoU on val.
+        seconds_left: until training is over, at the pace of this sitting; None where that cannot be told.
+        process: who works on it, or did last, see ``describe_runner``.
+        silent: seconds since it was heard of.
+    """
+
+    job: Job
+    epoch: int | None = None
+    epochs: int | None = None
+    val: float | None = None
+    seconds_left: float | None = None
+    process: Mapping[str, Any] | None = None
+    silent: float | None = None
+
+
+def find(asked: str | None) -> Path:
+    """The folder that is meant: a run, a folder of runs, or a matrix, by default the newest.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    folder = SWEEPS if asked is None else Path(asked).expanduser()
+    if not folder.is_dir():
+        where = "there is no matrix in outputs/.sweeps" if asked is None else f"{asked}: there is no such folder"
+        raise UserError(f"{where}. Type the folder of a matrix, outputs/.sweeps/<time>, or of runs, outputs/<name>.")
+    if folder.name == SWEEPS.name:
+        matrices = sorted(path.parent for path in folder.glob("*/plan.json"))
+        if not matrices:
+            raise UserError(f"{folder}: there is no matrix in it. Begin one with segrun -m.")
+        return matrices[-1]
+    if not Jobs(folder).is_there and not _runs_in(folder):
+        raise UserError(
+            f"{folder}: there are no runs in it, and it is not the folder of a matrix. "
+            "Type one, as outputs/.sweeps/<time> or outputs/<name>."
+        )
+    return folder
+
+
+def look(folder: Path) -> list[Progress]:
+    """How far everything in a folder is that ``find`` gave."""
+    jobs = Jobs(folder)
+    if jobs.is_there:
+        return [_of_job(jobs, job) for job in jobs.read_all()]
+    return [_of_run(number, run) for number, run in enumerate(_runs_in(folder))]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if (folder / "config.yaml").is_file():
+        return [folder]
+    found = {path.parent for pattern in ("*/status.json", "*/*/status.json") for path in folder.glob(pattern)}
+    return sorted(found)
+
+
+def _of_job(jobs: Jobs, job: Job) -> Progress:
+    silent = seconds_since(jobs.path(job.number)) if job.state in ("running", "lost") else None
+    if job.run is None:
+        return Progress(job, process=job.process, silent=silent)
+    return _measured(Path(job.run), job)
+
+
+def _of_run(number: int, folder: Path) -> Progress:
+    """A run as if it were the job of a matrix."""
+    status = _read(folder / "status.json")
+    state: Any = status.get("state", "lost")
+    process, reason, score = status.get("process"), status.get("reason"), None
+    if state == "running" and (process is None or not lives(process, silent=silence(folder))):
+        state = "lost"
+    if state == "finished":
+        with suppress(SegrunError):
+            score = score_of(Run(folder))
+    job = Job(number, state=state, run=str(folder), reason=reason, score=score, process=process)
+    return _measured(folder, job)
+
+
+def _measured(folder: Path, job: Job) -> Progress:
+    status = _read(folder / "status.json")
+    going = job.state in GOING
+    rows: Sequence[Mapping[str, float | None]] = []
+    epochs = None
+    if job.state != "finished":
+        with suppress(SegrunError):
+            rows = Run(folder).metrics
+        epochs = _epochs(folder)
+    epoch = len(rows) if rows else status.get("epoch")
+    return Progress(
+        job,
+        epoch=epoch,
+        epochs=epochs,
+        val=next((row["val/miou"] for row in reversed(rows) if row.get("val/miou") is not None), None),
+        seconds_left=_left(folder, len(rows), epochs) if going and rows and epochs else None,
+        process=job.process or status.get("process"),
+        silent=silence(folder) if status else None,
+    )
+
+
+def _left(folder: Path, done: int, epochs: int) -> float | None:
+    """environment.json is written when a sitting begins, and metrics.csv after each epoch of it."""
+    sittings = _read(folder / "environment.json").get("resumed") or [{"epoch": 0}]
+    here = done - int(sittings[-1]["epoch"])
+    began, newest = seconds_since(folder / "environment.json"), seconds_since(folder / "metrics.csv")
+    if here < 1 or began < newest:
+        return None
+    return max(0.0, (epochs - done) * (began - newest) / here - newest)
+
+
+def _epochs(folder: Path) -> int | None:
+    try:
+        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+        return int(config["trainer"]["max_epochs"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
