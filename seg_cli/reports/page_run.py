@@ -32,6 +32,7 @@ from seg_cli.reports.page_scores import (
 from seg_cli.reports.page_settings import changes_of, cost_of, environment_of
 from seg_cli.runs.collection import collect
 from seg_cli.runs.run import Run
+from seg_cli.runs.watch import is_lost
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ def make_run_page(folder: Path, *, split: str | None = None) -> str:
         folder=str(run.folder.absolute()),
         name=str(config.get("name", run.folder.name)),
         seed=results.get("seed", config.get("seed")),
-        status=status,
+        status={**status, "state": "lost"} if is_lost(run.folder) else status,
         started=when(status.get("started")),
         ended=when(status.get("ended")),
         split=split,

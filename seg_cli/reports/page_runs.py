@@ -18,6 +18,7 @@ from seg_cli.reports.page_evidence import Evidence, read_evidence
 from seg_cli.reports.page_varying import Axis, axes_of, label_of, text_of, varying_keys
 from seg_cli.reports.table_columns import Column, available, column_of, value_of
 from seg_cli.runs.collection import Record, collect
+from seg_cli.runs.watch import is_lost
 
 _SHOWN = ("miou", "pixel_accuracy", "mean_dice", "parameters", "images_per_second", "train_seconds")
 """Columns of the leaderboard that are there without asking for them."""
@@ -115,7 +116,9 @@ def _score(record: Record, split: str) -> float | None:
 
 
 def _state(record: Record) -> str:
-    return "damaged" if record.problem else record.state
+    if record.problem:
+        return "damaged"
+    return "lost" if record.state == "running" and is_lost(record.folder) else record.state
 
 
 # ---- what the page shows

@@ -74,6 +74,13 @@ def look(folder: Path) -> list[Progress]:
     return [_of_run(number, run) for number, run in enumerate(_runs_in(folder))]
 
 
+def is_lost(folder: Path) -> bool:
+    """Whether a run says that it is running, and its process is gone without a word."""
+    status = _read(folder / "status.json")
+    process = status.get("process")
+    return status.get("state") == "running" and (process is None or not lives(process, silent=silence(folder)))
+
+
 def _runs_in(folder: Path) -> list[Path]:
     if (folder / "config.yaml").is_file():
         return [folder]
@@ -91,10 +98,8 @@ def _of_job(jobs: Jobs, job: Job) -> Progress:
 def _of_run(number: int, folder: Path) -> Progress:
     """A run as if it were the job of a matrix."""
     status = _read(folder / "status.json")
-    state: Any = status.get("state", "lost")
+    state: Any = "lost" if is_lost(folder) else status.get("state", "lost")
     process, reason, score = status.get("process"), status.get("reason"), None
-    if state == "running" and (process is None or not lives(process, silent=silence(folder))):
-        state = "lost"
     if state == "finished":
         with suppress(SegrunError):
             score = score_of(Run(folder))

@@ -25,6 +25,7 @@ from seg_cli.reports.page_run import make_run_page
 from seg_cli.reports.page_runs import make_runs_page
 from seg_cli.reports.page_varying import axes_of, varying_keys
 from seg_cli.runs.collection import collect
+from seg_cli.runs.runner import describe_runner
 from tests.run_folders import counts_of, write_run
 
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=hacked()>"
@@ -106,6 +107,16 @@ def test_confusions_are_shares_of_the_true_class(tmp_path: Path) -> None:
 def test_overlapping_labels_have_bars_of_right_and_wrong() -> None:
     chart = charts.right_and_wrong(np.array([[[5, 2], [1, 3]]]), ["a"], alt="")
     assert [trace["x"] for trace in chart["data"]] == [[0.5], [0.1667], [0.3333]]  # right, missed, wrongly found
+
+
+def test_a_run_whose_process_is_gone_is_lost(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs" / "r", state="running")
+    assert 'class="state lost"' in make_run_page(run)
+    write_run(tmp_path / "runs" / "done")
+    assert "1 lost" in make_runs_page(tmp_path / "runs")
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "process": describe_runner()}))
+    assert 'class="state running"' in make_run_page(run)
 
 
 def test_an_unfinished_run_says_why(tmp_path: Path) -> None:
