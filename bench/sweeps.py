@@ -6,7 +6,7 @@ takes outside of its run (until environment.json is written, and after status.js
 overhead: composing, claiming, opening the data and building the model.
 Then one and two workers of joblib do the same matrix, with a thread each.
 
-    python bench/sweeps.py [--jobs 1000] [--runs 8]
+    python bench/sweeps.py [--jobs 1000] [--runs 12]
 
 Exits with 1 if the jobs of no work take 60 s or more, or 10 s the second time; if the overhead is above 0.5 s a job; or
 if two workers take more than 0.6 of the time of one.
@@ -85,7 +85,7 @@ def workers(number: int, runs: int, folder: Path) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=12)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / part for part in ("none", "overhead", "one", "two")]

@@ -40,7 +40,7 @@ class Composer(ConfigLoaderImpl):
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.config_search_path, self.repository = loader.config_search_path, loader.repository
-        self._bases: dict[tuple[str, ...], bytes] = {}
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_bases": {}}
@@ -57,8 +57,8 @@ class Composer(ConfigLoaderImpl):
         if key not in self._bases:
             if len(self._bases) == _BASES:
                 self._bases.pop(next(iter(self._bases)))
-            self._bases[key] = pickle.dumps(super().load_sweep_config(master_config, choices))
-        cfg: DictConfig = pickle.loads(self._bases[key])  # a copy, six times as fast as by deepcopy
+            self._bases[key] = super().load_sweep_config(master_config, choices)
+        cfg = copied(self._bases[key])
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         dirname = cfg.hydra.job.config.override_dirname
         with open_dict(cfg.hydra):
@@ -72,6 +72,12 @@ class Composer(ConfigLoaderImpl):
     def _sets_value(self, override: Override) -> bool:
         """Whether an override sets a value, and makes no choice."""
         return isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
+
+
+def copied(cfg: DictConfig) -> DictConfig:
+    """A deep copy, three times as fast as by ``deepcopy``."""
+    copy: DictConfig = pickle.loads(pickle.dumps(cfg))
+    return copy
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from seg_cli.commands.composing import Composer, Store, resolve
+from seg_cli.commands.composing import Composer, Store, copied, resolve
 from seg_cli.commands.help import VERBS
 from seg_cli.commands.launchers import Ended
 from seg_cli.commands.multirun import identify, judge, run_at
@@ -175,9 +175,11 @@ class Matrix(Sweeper):
     def _resolve(self, overrides: list[str], store: Store) -> dict[str, Any] | None:
         """A job's configuration; None if it is wrong, which the job will say. What cannot be composed is raised."""
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        task = copied(cfg)
+        with read_write(task), open_dict(task):
+            del task["hydra"]
         before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(cfg)
+        HydraConfig.instance().cfg = cast(Any, cfg)  # set_config copies it
         try:
             validate(task)
             config = resolve(task)

@@ -11,12 +11,13 @@ from typing import Any, BinaryIO
 from seg_cli.errors import RunFailed
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_file(path: Path, write: Callable[[BinaryIO], object], *, flush: bool = True) -> None:
     """Write a file atomically; a reader sees the old one or the new one, and a failure leaves the old one.
 
     Args:
         path: the file; its folder must exist.
         write: is given the open binary file.
+        flush: to the disk, which takes milliseconds; without it, a power cut may leave the file empty.
 
     Raises:
         RunFailed: if the disk is full.
@@ -26,7 +27,8 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException as error:
@@ -39,19 +41,19 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, *, flush: bool = True) -> None:
     """Write bytes atomically, see ``write_file``."""
-    write_file(path, lambda file: file.write(data))
+    write_file(path, lambda file: file.write(data), flush=flush)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, flush: bool = True) -> None:
     """Write UTF-8 text atomically, see ``write_file``."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), flush=flush)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, flush: bool = True) -> None:
     """Write indented JSON atomically, see ``write_file``. Raises ValueError for NaN, which JSON does not have."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", flush=flush)
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

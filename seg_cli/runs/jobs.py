@@ -77,7 +77,8 @@ class Jobs:
     def write(self, job: Job) -> None:
         """Write a job's record."""
         self._records.mkdir(parents=True, exist_ok=True)
-        write_json(self._records / f"{job.number}.json", asdict(job))
+        # Not to the disk at once: after a power cut, a job without a record is looked up by its claim and its run.
+        write_json(self._records / f"{job.number}.json", asdict(job), flush=False)
 
     def read(self, number: int) -> Job:
         """A job's record. A running one whose process is gone comes as ``lost``."""
