@@ -65,11 +65,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def begin(cfg: DictConfig) -> float:
         config = train.resolve(cfg)
         directory = train.open_run(config)
-        done.append(f"begin {directory.folder.name.rpartition("_")[2]}")
+        done.append(f"begin {directory.folder.name.rpartition('_')[2]}")
         return work(config, directory)
 
     def resume(directory: Run) -> float:
-        done.append(f"resume {directory.folder.name.rpartition("_")[2]}")
+        done.append(f"resume {directory.folder.name.rpartition('_')[2]}")
         return work(directory.config, directory)
 
     monkeypatch.setattr(multirun, "_train", begin)
