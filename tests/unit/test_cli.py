@@ -180,7 +180,13 @@ def test_an_interrupt_while_the_config_is_composed() -> None:
     slow = "import time; from seg_cli.config import schema; from seg_cli import cli"
     slow += "; schema.validate = lambda cfg: (print('validating', flush=True), time.sleep(60))"
     code = f"{slow}; cli.main(['seed=1'])"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which jobs in the background ignore
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "validating\n"
     process.send_signal(signal.SIGINT)

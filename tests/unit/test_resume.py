@@ -130,6 +130,7 @@ def test_a_job_that_is_begun_again_finds_its_run(monkeypatch: pytest.MonkeyPatch
 
 def test_requeue_says_how_it_went(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(requeue, "_back", False)  # what this process has done is forgotten again
     assert requeue.requeue() == ""
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     scontrol = tmp_path / "scontrol"
