@@ -327,7 +327,7 @@ class Matrix(Sweeper):
         for key, value in {**self._table, "rows": rows}.items():
             if value:
                 words += [f"--{key}", as_values(value)]
-        print(f"table: segrun table {shlex.join(words)}", flush=True)
+        print(f"table: segrun table {shlex.join(words)}\npage: segrun report {shlex.quote(words[0])}", flush=True)
         if not self._table or any(job.state != "finished" for job in jobs):
             return
         try:
