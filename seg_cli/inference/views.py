@@ -40,7 +40,9 @@ class View(Protocol):
 class Transform(Protocol):
     """Views of one kind, of which each is combined with those of the other kinds."""
 
-    def views(self) -> list[View]: ...
+    def views(self) -> list[View]:
+        """What it looks at; the image as it is comes first, where it is among them."""
+        ...
 
 
 # ---- views
@@ -181,6 +183,7 @@ class Flip:
         self.horizontal, self.vertical = horizontal, vertical
 
     def views(self) -> list[View]:
+        """One to four: as it is, mirrored, upside down, both."""
         found = [Lattice()]
         if self.horizontal:
             found.append(Lattice(mirrored=True))
@@ -193,6 +196,7 @@ class Rotate90:
     """The image, and turned by each number of quarters of a circle."""
 
     def views(self) -> list[View]:
+        """Four, by the number of quarters."""
         return [Lattice(turns) for turns in range(4)]
 
 
@@ -213,6 +217,7 @@ class Rotate:
         self.degrees = degrees
 
     def views(self) -> list[View]:
+        """As it is, and one for each angle."""
         return [Turned(angle) for angle in dict.fromkeys((0.0, *map(float, self.degrees)))]
 
 
@@ -232,6 +237,7 @@ class Shift:
         self.pixels = pixels
 
     def views(self) -> list[View]:
+        """Five: as it is, right, left, down and up."""
         by = self.pixels
         return [Moved(0, 0), Moved(0, by), Moved(0, -by), Moved(by, 0), Moved(-by, 0)]
 
@@ -252,4 +258,5 @@ class Scale:
         self.factors = factors
 
     def views(self) -> list[View]:
+        """One for each factor."""
         return [Scaled(factor) for factor in dict.fromkeys(map(float, self.factors))]

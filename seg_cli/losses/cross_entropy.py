@@ -1,4 +1,7 @@
-"""Cross-entropy in its forms: softmax or sigmoid by the kind of target, weighted by class, smoothed, balanced."""
+"""Cross-entropy in its forms: softmax or sigmoid by the kind of target, weighted by class, smoothed, balanced.
+
+Szegedy et al. (2016), arXiv:1512.00567, for the smoothing; Xie, Tu (2015), arXiv:1504.06375, for the balance.
+"""
 
 from collections.abc import Sequence
 

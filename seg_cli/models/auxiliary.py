@@ -20,6 +20,7 @@ class AuxiliaryHead(nn.Sequential):
         self.stride = encoder.strides[-2]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Feature maps, shallow to deep -> (N, num_classes, H, W) logits, H and W those of the padded image."""
         x = super().forward(features[-2])  # (N, num_classes, H/8, W/8)
         return resize(x, [self.stride * side for side in x.shape[-2:]])
 

@@ -34,6 +34,7 @@ class Normalize(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in 0..255 -> the same shape, floating. Raises UserError if the images have another C."""
         if images.shape[1] != self.scale.shape[1]:
             raise UserError(
                 f"in_channels={self.scale.shape[1]}: the images have {images.shape[1]} channels. Type "
@@ -104,6 +105,7 @@ class Head(nn.Module):
         self.up = up
 
     def forward(self, x: Tensor, positions: Mapping[int, Tensor] | None = None) -> Tensor:
+        """(N, C, h, w) -> (N, num_classes, H, W) logits; positions by stride, for ``max_unpool`` alone."""
         return self.up(self.conv(x), positions)  # (N, num_classes, H, W)
 
 

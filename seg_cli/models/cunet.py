@@ -98,6 +98,7 @@ class Stem(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """(N, B, H, W) images in 0..255 -> (N, channels, H'/4, W'/4)."""
         return self.convs(pad_to_multiple(self.normalize(images), STRIDE * 2**STEPS))
 
 
@@ -117,6 +118,7 @@ class CoupledUNets(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, channels, h, w) -> a map of the same shape from each U-Net, the last one last."""
         places: Saved = [[] for _ in range(2 * STEPS + 1)]
         starts: list[Tensor] = []
         maps: list[Tensor] = []

@@ -59,6 +59,7 @@ class Decoder(nn.Module):
         self.up = UnpoolingDecoder(encoder, stages, DeconvNormAct)
 
     def forward(self, x: Tensor, positions: Mapping[int, Tensor]) -> Tensor:
+        """(N, inputs, H/32, W/32), and positions by stride -> (N, channels, H, W)."""
         return self.up(self.bottleneck(x), positions)
 
 
@@ -78,6 +79,7 @@ class Bottleneck(nn.Module):
         self.deconv = DeconvNormAct(channels, inputs, WINDOW, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) -> the same shape. Raises UserError for a single small image in training."""
         height, width = x.shape[-2:]
         if self.training and x.shape[0] == 1 and max(height, width) <= WINDOW:
             raise UserError(

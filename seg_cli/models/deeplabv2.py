@@ -102,6 +102,7 @@ class Branches(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, h, w) -> a map of h x w for each branch."""
         return [branch(x) for branch in self.branches]  # (N, 1024, H/8, W/8) each
 
 
@@ -114,6 +115,7 @@ class SumOfScores(nn.Module):
         self.up = up
 
     def forward(self, maps: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """A map (N, C, h, w) of each branch, and positions by stride -> (N, num_classes, H, W) logits."""
         total = self.scores[0](maps[0])
         for score, x in zip(self.scores[1:], maps[1:], strict=True):
             total = total + score(x)

@@ -185,6 +185,7 @@ class ASPP(nn.Module):
             dilate(branch, rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, channels, h, w)."""
         pooled = self.pooled(x).expand(-1, -1, *x.shape[-2:])
         return self.merge(torch.cat([*(branch(x) for branch in self.branches), pooled], 1))
 
@@ -212,6 +213,7 @@ class Cascade(nn.Module):
             dilate_by_grid(list(stage.children()), rate * 2**i, self.grid)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> the same shape: atrous rates stand in for strides."""
         for stage in self.stages:
             x = stage(x)  # (N, 2048, H/16, W/16)
         return x
@@ -250,4 +252,5 @@ class Head(nn.Module):
         self.ups = nn.ModuleDict({str(stride): up for stride, up in ups.items()})
 
     def forward(self, x: Tensor, positions: Mapping[int, Tensor], stride: int) -> Tensor:
+        """(N, C, h, w) of an output stride, and positions by stride -> (N, num_classes, H, W) logits."""
         return self.ups[str(stride)](self.conv(x), positions)  # (N, num_classes, H, W)

@@ -80,6 +80,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """Feature maps, shallow to deep, and positions by stride -> (N, channels, H/4, W/4)."""
         x = self.aspp(features[-1])  # (N, 256, H/16, W/16)
         low = self.reduce(features[self.low_level])  # (N, 48, H/4, W/4)
         return self.refine(torch.cat((self.up(x, positions), low), 1))

@@ -1,4 +1,7 @@
-"""The encoder: any timm model that gives feature maps, with its weights and its own normalisation of the image."""
+"""The encoder: any timm model that gives feature maps, with its weights and its own normalisation of the image.
+
+Wightman (2019), doi:10.5281/zenodo.4414861, for the library.
+"""
 
 import hashlib
 import math

@@ -116,6 +116,7 @@ class SummedScores(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, features: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """(N, C, H/32, W/32), the feature maps, and positions by stride -> (N, num_classes, H, W) logits."""
         x = self.score(x)  # (N, num_classes, H/32, W/32)
         for up, level, skip in zip(self.ups, self.levels, self.skips, strict=True):
             x = up(x, positions) + skip(features[level])  # H/16, then H/8

@@ -88,6 +88,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """Feature maps, shallow to deep, and positions by stride -> (N, channels, H/stride, W/stride)."""
         maps = features[self.first :]  # H/4 .. H/32
         x = self.laterals[-1](maps[-1])  # (N, 256, H/32, W/32)
         total = self.levels[-1](self.smooths[-1](x), positions)  # (N, 128, H/4, W/4)
@@ -118,6 +119,7 @@ class Level(nn.Module):
         self.ups = nn.ModuleList(encoder.upsampling(upsample, outputs, *step) for step in steps)
 
     def forward(self, x: Tensor, positions: Mapping[int, Tensor]) -> Tensor:
+        """(N, inputs, h, w) of a level, and positions by stride -> (N, outputs, h0, w0) at the finest stride."""
         for i, conv in enumerate(self.convs):
             x = conv(x)
             if i < len(self.ups):

@@ -109,6 +109,16 @@ class Decoder(nn.Module):
     def forward(
         self, features: Sequence[Tensor], positions: Mapping[int, Tensor], gradients: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Features for the classes, and the edges that they were found with.
+
+        Args:
+            features: of the encoder, shallow to deep.
+            positions: by stride, for ``max_unpool`` alone.
+            gradients: (N, 1, H/2, W/2), how steep the image is.
+
+        Returns:
+            (N, channels, H/4, W/4), and (N, 1, H/2, W/2) logits of the edges.
+        """
         edges = self.shape(features[0], [features[i] for i in self.gate_levels])  # (N, 1, H/2, W/2) logits
         boundary = self.join(torch.cat((edges.sigmoid(), gradients.to(edges.dtype)), 1)).sigmoid()
         x = self.aspp(features[-1], F.avg_pool2d(boundary, self.shrink))  # (N, 256, H/8, W/8)
@@ -135,6 +145,7 @@ class ShapeStream(nn.Module):
         self.edges = nn.Conv2d(channels[-1], 1, 1)
 
     def forward(self, first: Tensor, deep: Sequence[Tensor]) -> Tensor:
+        """(N, C, h, w) of the first map, and the deeper maps of the gates -> (N, 1, h, w) logits of edges."""
         s, size = self.enter(first), first.shape[-2:]  # (N, 64, H/2, W/2)
         for residual, narrow, seen, gate, r in zip(
             self.residuals, self.narrow, self.seen, self.gates, deep, strict=True
@@ -179,6 +190,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> the same shape."""
         return F.relu(self.convs(x) + x)
 
 

@@ -122,6 +122,7 @@ class L2Norm(nn.Module):
         self.scale = nn.Parameter(torch.full((channels, 1, 1), float(scale)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> the same shape and type."""
         length = x.float().square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()  # (N, 1, h, w); bfloat16 is too coarse
         return x * (self.scale / length).to(x.dtype)
 
@@ -142,6 +143,7 @@ class Scores(nn.Module):
         self.up = encoder.upsampling(upsample, num_classes, strides[0], 1)
 
     def forward(self, maps: Sequence[Tensor], contexts: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """Maps (N, C, h, w), their contexts (N, C, 1, 1), and positions by stride -> (N, num_classes, H, W) logits."""
         scores = [
             up(local_score(x) + context_score(context), positions)  # (N, num_classes, H/8, W/8)
             for local_score, context_score, up, x, context in zip(

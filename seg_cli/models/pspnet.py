@@ -94,6 +94,7 @@ class PyramidPooling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, 2C, h, w)."""
         size = x.shape[-2:]
         # All levels by one matrix product: the map is read once, and unlike that of PyTorch's adaptive pooling the
         # gradient on CUDA is deterministic.

@@ -90,6 +90,7 @@ class UnpoolingDecoder(nn.Module):
         self.convs = nn.ModuleList(nn.Sequential(*(layer(*channels) for channels in stage)) for stage in stages)
 
     def forward(self, x: Tensor, positions: Mapping[int, Tensor]) -> Tensor:
+        """(N, C, H/32, W/32), and positions by stride -> (N, channels, H, W)."""
         for unpool, convs in zip(self.unpools, self.convs, strict=True):
             x = convs(unpool(x, positions))  # H/16 up to H
         return x
@@ -155,6 +156,7 @@ class BasicDecoder(nn.Module):
         )
 
     def forward(self, x: Tensor, positions: Sequence[Tensor]) -> Tensor:
+        """(N, channels, H'/16, W'/16), and the positions of each pooling, shallow to deep -> (N, channels, H', W')."""
         for conv, where in zip(self.convs, reversed(positions), strict=True):
             x = conv(max_unpool(x, where))  # H/8 up to H
         return x

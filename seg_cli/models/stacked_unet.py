@@ -112,6 +112,7 @@ class Stages(nn.Module):
             self.stages.append(stage)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(N, B, H, W) images in 0..255 -> (N, outputs[-1], H'/output_stride, W'/output_stride)."""
         x = self.stem(pad_to_multiple(self.normalize(images), self.multiple))  # (N, 128, H/4, W/4)
         for stage in self.stages:
             x = stage(x)  # (N, 256, H/4, W/4), (N, 512, H/8, W/8), then as output_stride says
@@ -142,6 +143,7 @@ class UNetBlock(nn.Module):
         self.expand = _act_conv(channels, outputs, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) -> (N, outputs, h, w)."""
         entered = self.enter(x)
         shortcut = x if self.shortcut is None else self.shortcut(entered)
         x, skips = self.reduce(entered), []
@@ -167,6 +169,7 @@ class Residual(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) -> (N, outputs, h/2, w/2)."""
         x = self.enter(x)
         return self.convs(x) + self.shortcut(x)
 

@@ -1,7 +1,7 @@
 """Segmentation models of Hugging Face transformers, those whose head gives logits per pixel; the papers are in conf/.
 
-They are built from a config without a download, or read from a folder or the hub, safetensors alone. With each comes
-the normalisation that its weights were trained with.
+Wolf et al. (2019), arXiv:1910.03771, for the library. They are built from a config without a download, or read from a
+folder or the hub, safetensors alone. With each comes the normalisation that its weights were trained with.
 """
 
 import hashlib

@@ -78,6 +78,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """Feature maps, shallow to deep, and positions by stride -> (N, self.channels, H/stride, W/stride)."""
         x, skips = features[-1], features[-2::-1]  # x: (N, C5, H/32, W/32)
         for i, (up, convs) in enumerate(zip(self.ups, self.convs, strict=True)):
             x = up(x, positions)  # H/16 up to H/2, and the last step

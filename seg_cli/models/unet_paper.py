@@ -91,6 +91,15 @@ class Contracting(nn.Module):
         self.dropouts = nn.ModuleList(nn.Dropout(dropout if i >= STEPS - 1 else 0.0) for i in range(STEPS + 1))
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The maps of the way down.
+
+        Args:
+            images: (N, B, H, W) in 0..255.
+
+        Returns:
+            (N, channels * 2**i, H'/2**i, W'/2**i) for each i, and by stride the positions of the maxima, where
+            ``max_unpool`` wants them.
+        """
         x = self.normalize(images)
         x = pad_to_multiple(x, 2**STEPS) if self.border else mirror_around(x)
         maps: list[Tensor] = []
@@ -115,6 +124,7 @@ class Expanding(nn.Module):
         self.convs = nn.ModuleList(double_conv(2 * widths[i], widths[i], border, norm) for i in steps)
 
     def forward(self, maps: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """The maps of the way down, and positions by stride -> (N, channels, h, w), less a border without padding."""
         x = maps[-1]  # (N, 1024, H'/16, W'/16)
         for up, convs, skip in zip(self.ups, self.convs, maps[-2::-1], strict=True):
             x = up(x, positions)
@@ -146,6 +156,7 @@ class UpConv(nn.Module):
             self.conv = nn.Conv2d(inputs, outputs, 2)
 
     def forward(self, x: Tensor, positions: Mapping[int, Tensor]) -> Tensor:
+        """(N, C, h, w), and positions by stride -> (N, C/2, 2h, 2w)."""
         if self.up is not None:
             x = F.pad(self.up(x, positions), (1, 0, 1, 0))
         return F.relu(self.conv(x), inplace=True)

@@ -147,6 +147,7 @@ class Node(nn.Module):
         self.convs = double_conv(below + before, outputs)
 
     def forward(self, below: Tensor, before: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
+        """The map (N, C, h/2, w/2) below, those (N, C', h, w) before, and positions by stride -> (N, outputs, h, w)."""
         x = self.up(below, positions)
         return self.convs(torch.cat((x, *before), 1) if before else x)
 

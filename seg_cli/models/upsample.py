@@ -103,6 +103,7 @@ class Interpolate(nn.Module):
         self.factor, self.mode = factor, mode
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, factor*h, factor*w)."""
         size = (self.factor * x.shape[-2], self.factor * x.shape[-1])
         return F.interpolate(x, size, mode=self.mode, align_corners=False if self.mode == "bilinear" else None)
 
@@ -133,6 +134,7 @@ class FixedKernel(nn.Module):
         self.register_buffer("kernel", taps.repeat(channels, 1).unsqueeze(1), persistent=False)  # (c*factor, 1, taps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, factor*h, factor*w)."""
         c, factor, r = self.channels, self.factor, self.radius
         n, _, h, w = x.shape
         kernel = self.kernel.to(x.dtype)
@@ -241,6 +243,7 @@ class MaxUnpool(nn.Module):
         )
 
     def forward(self, x: Tensor, positions: Mapping[int, Tensor]) -> Tensor:
+        """(N, C, h, w), and positions by stride -> (N, C, factor*h, factor*w). Raises UserError without."""
         for stride, project in zip(self.strides, self.project[:-1], strict=True):
             if stride not in positions:
                 raise UserError(

@@ -137,6 +137,7 @@ class Method(nn.Module):
         return logits.to(images.device)  # (N, C, H, W)
 
     def check_fitted(self) -> None:
+        """Raises UserError before ``fit``, or before what it learned is loaded."""
         if not self.learned:
             raise UserError(f"model: {self.title} knows nothing before it is fitted to data, as segrun train does.")
 

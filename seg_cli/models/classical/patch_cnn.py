@@ -129,6 +129,7 @@ class PatchCNN(Method):
         return logits.transpose(1, 2).unflatten(2, (height, width))
 
     def forward(self, images: Tensor) -> Tensor:
+        """(N, B, H, W) images in 0..255 -> (N, num_classes, H, W) logits."""
         padded = self.padded(images.float())
         logits = self.dense(padded) if self.form == "dense" else self.one_by_one(padded)
         return logits + self.log_prior
