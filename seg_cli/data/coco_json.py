@@ -177,4 +177,6 @@ def _find(images: Path, name: str) -> Path:
 
 
 def _name(path: Path, images: Path) -> str:
-    return path.relative_to(images).with_suffix("").as_posix()
+    """Its path below the folder of images; of an image that lies elsewhere its own name, which leads nowhere."""
+    inside = path.is_relative_to(images) and ".." not in path.relative_to(images).parts
+    return (path.relative_to(images) if inside else Path(path.name)).with_suffix("").as_posix()

@@ -93,7 +93,13 @@ def find_images(place: str, *, without: Path | None = None) -> list[Source]:
 
 
 def _named(paths: Sequence[Path], top: Path) -> list[Source]:
-    """Files with the same name but for the suffix keep it: ``a.jpg`` and ``a.png`` become ``a.jpg`` and ``a.png``."""
+    """Files with the same name but for the suffix keep it: ``a.jpg`` and ``a.png`` become ``a.jpg`` and ``a.png``.
+
+    A pattern may go up again behind its first star, as ``*/../../b``. No name does: predictions go below ``out=``.
+    """
+    if any(".." in path.relative_to(top).parts for path in paths):
+        paths = [path.resolve() for path in paths]
+        top = Path(os.path.commonpath([path.parent for path in paths]))
     stems = [path.relative_to(top).with_suffix("").as_posix() for path in paths]
     # Some file systems take names that differ in case for the same.
     count = {stem.lower(): 0 for stem in stems}

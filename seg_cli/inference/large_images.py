@@ -40,7 +40,7 @@ def open_large(path: Path) -> Pixels:
     """
     if path.suffix.lower() == ".npy":
         with refusing_broken(path, "image"):
-            array = np.load(path, mmap_mode="r")
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim not in (2, 3):
             raise UserError(
                 f"{path}: the array is {array.shape}. An image is (height, width) or (height, width, bands)."

@@ -72,6 +72,11 @@ class PredictionFolder:
         """
         check_folder(self.folder, overwrite=overwrite)
         sources = list(sources)
+        out = next(
+            (each.name for each in sources if Path(each.name).is_absolute() or ".." in Path(each.name).parts), None
+        )
+        if out is not None:
+            raise UserError(f"out={self.folder}: predictions called '{out}' would lie outside of it.")
         images = {source.path.resolve() for source in sources}
         hit = next((file for each in sources for file in self.files(each.name) if file.resolve() in images), None)
         if hit is not None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from seg_cli.runs.atomic import write_text
 from seg_cli.runs.heartbeat import INTERVAL, beating
-from seg_cli.runs.runner import describe_runner, lives, seconds_since
+from seg_cli.runs.runner import describe_runner, lives, named_process, seconds_since
 
 _NOBODY: Mapping[str, Any] = {"host": "", "pid": 0, "born": None, "job": None, "tries": 0}
 _holding: "list[Claim]" = []
@@ -157,8 +157,13 @@ def read(path: Path) -> Note:
     number = int(path.suffix[1:])
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        run = path.parent.parent / content["run"] if content["run"] else None
-        return Note(path, number, bool(content["held"]), dict(content["process"]), run)
+        run = None
+        if content["run"]:
+            run = path.parent.parent / content["run"]
+            if run.parent != path.parent.parent or run.name == "..":  # whoever goes on with a run writes into it
+                raise ValueError(f"{content['run']} is no run beside this claim")
+        process = named_process(content["process"]) or _NOBODY
+        return Note(path, number, bool(content["held"]), dict(process), run)
     except (OSError, ValueError, KeyError, TypeError):
         return Note(path, number, True, _NOBODY, None)
 

@@ -17,7 +17,7 @@ from seg_cli.errors import UserError
 from seg_cli.runs.atomic import write_json
 from seg_cli.runs.heartbeat import silence
 from seg_cli.runs.run import Run
-from seg_cli.runs.runner import describe_runner, lives, seconds_since
+from seg_cli.runs.runner import describe_runner, lives, named_process, seconds_since
 
 _PLAN = "plan.json"
 
@@ -87,6 +87,7 @@ class Jobs:
             job = Job(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Job(number)
+        job = replace(job, process=named_process(job.process))
         if job.state != "running" or job.process is None:
             return job
         silent = seconds_since(path)
@@ -116,9 +117,10 @@ class Jobs:
     @property
     def matrix(self) -> Mapping[str, Any] | None:
         """The process that sends the jobs off, see ``describe_runner``, while it lives, as far as can be told."""
-        process: Mapping[str, Any] = self._plan["process"]
-        elsewhere = process["host"] != socket.gethostname()
-        return process if not elsewhere and lives(process, silent=0.0) else None
+        process = named_process(self._plan.get("process"))
+        if process is None or process["host"] != socket.gethostname():
+            return None
+        return process if lives(process, silent=0.0) else None
 
     @property
     def _plan(self) -> dict[str, Any]:

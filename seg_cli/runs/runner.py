@@ -27,6 +27,18 @@ def describe_runner() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "job": job, "tries": _tries()}
 
 
+def named_process(value: object) -> Mapping[str, Any] | None:
+    """What a file says of a process, as ``describe_runner`` writes it; None where it is nothing of the kind.
+
+    A file may be damaged, or somebody else's, and processes are sent signals.
+    """
+    if not isinstance(value, Mapping) or not {"host", "pid", "born", "job", "tries"} <= value.keys():
+        return None
+    numbers = all(isinstance(value[key], int) and not isinstance(value[key], bool) for key in ("pid", "tries"))
+    # To the system, 0 and numbers below it are all processes of a group, or all that a user has.
+    return value if numbers and value["pid"] > 0 else None
+
+
 def lives(process: Mapping[str, Any], *, silent: float) -> bool:
     """Whether a process is still there, as far as can be told from here.
 
@@ -48,8 +60,8 @@ def who_runs(status: Mapping[str, Any], *, silent: float) -> str | None:
         status: what status.json holds.
         silent: seconds since its process was heard of.
     """
-    process = status.get("process")
-    if status.get("state") != "running" or not isinstance(process, Mapping) or not lives(process, silent=silent):
+    process = named_process(status.get("process"))
+    if status.get("state") != "running" or process is None or not lives(process, silent=silent):
         return None
     if process["host"] != socket.gethostname():
         return (
@@ -83,6 +95,8 @@ def _tries() -> int:
 
 
 def _is_alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

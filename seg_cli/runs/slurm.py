@@ -19,6 +19,8 @@ from seg_cli.runs.atomic import write_json
 _SUBMITTED = "slurm.json"
 """In the folder of a matrix: the SLURM jobs that were sent off for it."""
 
+_JOB = re.compile(r"\d+(_\d+)?")
+"""A job as files name it. What is anything else is passed to no command, which could take it for an option."""
 _PATIENCE = 60.0
 """Seconds for an answer."""
 
@@ -79,7 +81,7 @@ def queued(jobs: Sequence[str]) -> set[str] | None:
 
 def cancel(jobs: Iterable[str], *options: str) -> None:
     """``scancel`` of some jobs; those that have ended, for which it is an error, are passed over."""
-    words = sorted(set(jobs))
+    words = sorted({job for job in jobs if _JOB.fullmatch(job)})
     if words:
         with suppress(OSError, subprocess.SubprocessError):
             _run("scancel", "--quiet", *options, *words)
@@ -96,7 +98,7 @@ def submitted(folder: Path) -> list[str]:
         jobs = json.loads((folder / _SUBMITTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [str(job) for job in jobs] if isinstance(jobs, list) else []
+    return [str(job) for job in jobs if _JOB.fullmatch(str(job))] if isinstance(jobs, list) else []
 
 
 def _nodes(line: str) -> Nodes:

@@ -13,7 +13,7 @@ from seg_cli.errors import SegrunError, UserError
 from seg_cli.runs.heartbeat import silence
 from seg_cli.runs.jobs import Job, Jobs, score_of
 from seg_cli.runs.run import Run
-from seg_cli.runs.runner import lives, seconds_since
+from seg_cli.runs.runner import lives, named_process, seconds_since
 
 SWEEPS = Path("outputs") / ".sweeps"
 
@@ -77,7 +77,7 @@ def look(folder: Path) -> list[Progress]:
 def is_lost(folder: Path) -> bool:
     """Whether a run says that it is running, and its process is gone without a word."""
     status = _read(folder / "status.json")
-    process = status.get("process")
+    process = named_process(status.get("process"))
     return status.get("state") == "running" and (process is None or not lives(process, silent=silence(folder)))
 
 
@@ -99,7 +99,7 @@ def _of_run(number: int, folder: Path) -> Progress:
     """A run as if it were the job of a matrix."""
     status = _read(folder / "status.json")
     state: Any = "lost" if is_lost(folder) else status.get("state", "lost")
-    process, reason, score = status.get("process"), status.get("reason"), None
+    process, reason, score = named_process(status.get("process")), status.get("reason"), None
     if state == "finished":
         with suppress(SegrunError):
             score = score_of(Run(folder))
@@ -123,7 +123,7 @@ def _measured(folder: Path, job: Job) -> Progress:
         epochs=epochs,
         val=next((row["val/miou"] for row in reversed(rows) if row.get("val/miou") is not None), None),
         seconds_left=_left(folder, len(rows), epochs) if going and rows and epochs else None,
-        process=job.process or status.get("process"),
+        process=job.process or named_process(status.get("process")),
         silent=silence(folder) if status else None,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from seg_cli.runs.claims import Claim, Note, Place, all_newest, held, holding, newest, record, take
+from seg_cli.runs.claims import Claim, Note, Place, all_newest, held, holding, newest, read, record, take
 
 
 @pytest.fixture
@@ -64,6 +64,17 @@ def test_a_claim_that_cannot_be_read_is_being_written_for_a_minute(place: Place)
     silent = time.time() - 120
     os.utime(path, (silent, silent))
     assert isinstance(take(place, "f"), Claim)
+
+
+@pytest.mark.parametrize("run", ["../other/run", "/tmp/run", "..", "a/b"])
+def test_a_claim_leads_to_no_folder_but_those_beside_it(place: Place, run: str) -> None:
+    claim = take(place, "f")
+    assert isinstance(claim, Claim)
+    claim.note_run(place.folder / "own")
+    assert read(claim.path).run == place.folder / "own"
+    content = json.loads(claim.path.read_text())
+    claim.path.write_text(json.dumps(content | {"run": run}))
+    assert read(claim.path).run is None
 
 
 def test_who_was_taken_for_dead_does_not_write_any_more(place: Place) -> None:

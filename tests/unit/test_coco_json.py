@@ -104,6 +104,18 @@ def test_images_may_lie_flat_and_say_no_size(write: Callable[[Any], Path], tmp_p
     assert CocoMasks(file.annotations, 2)(file.pairs[1]).shape == (8, 10)
 
 
+@pytest.mark.parametrize("place", ["../elsewhere/c.png", "{root}/elsewhere/c.png", "sub/../../elsewhere/c.png"])
+def test_an_image_that_lies_elsewhere_is_called_by_its_own_name(
+    write: Callable[[Any], Path], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (10, 8)).save(tmp_path / "elsewhere" / "c.png")
+    of = content()
+    of["images"].append({"id": 13, "file_name": place.format(root=tmp_path), "height": 8, "width": 10})
+    file = read_coco(write(of), tmp_path / "images")
+    assert sorted(pair.name for pair in file.pairs) == ["a", "c", "sub/b"]
+
+
 def test_annotations_that_enclose_nothing_are_left_out_and_counted(
     write: Callable[[Any], Path], tmp_path: Path
 ) -> None:

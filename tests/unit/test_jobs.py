@@ -16,6 +16,7 @@ from seg_cli.runs.claims import Place
 from seg_cli.runs.heartbeat import NAME, beating, silence
 from seg_cli.runs.jobs import Job, Jobs, running, wait_for_decision
 from seg_cli.runs.known import known_runs
+from seg_cli.runs.runner import describe_runner, lives, named_process
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -37,6 +38,25 @@ def test_a_running_job_whose_process_is_gone_is_lost(tmp_path: Path) -> None:
     lost = jobs.read(0)
     assert lost.state == "lost"
     assert f"process {os.getpid()} on " in str(lost.reason)
+
+
+@pytest.mark.parametrize("change", [{"pid": -1}, {"pid": 0}, {"pid": "1"}, {"pid": True}, {"tries": None}])
+def test_a_file_cannot_name_all_processes_of_a_user_as_its_own(tmp_path: Path, change: dict[str, Any]) -> None:
+    process = describe_runner()
+    assert named_process(process) == process
+    damaged = process | change | {"born": None}
+    assert named_process(damaged) is None
+    assert not lives(process | {"pid": -1, "born": None}, silent=0.0)
+    jobs = Jobs(tmp_path)
+    jobs.write(replace(running(Job(0)), process=damaged))
+    assert jobs.read(0).process is None
+    (tmp_path / "plan.json").write_text(json.dumps({"process": damaged, "jobs": []}))
+    assert jobs.matrix is None
+
+
+@pytest.mark.parametrize("value", [None, {}, [], "1", {"pid": 1, "host": "a"}])
+def test_what_is_no_process_is_none(value: object) -> None:
+    assert named_process(value) is None
 
 
 def test_a_job_of_another_machine_is_lost_after_a_minute_of_silence(tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def test_a_pattern_keeps_the_folders_that_it_goes_through(tmp_path: Path) -> Non
     ]
 
 
+def test_a_pattern_that_goes_up_again_gives_names_that_do_not(tmp_path: Path) -> None:
+    make(tmp_path, "photos/x/1.png", "other/1.png", "other/deep/2.png")
+    found = find_images(f"{tmp_path}/photos/*/../../other/**/*.png")
+    assert names(found) == ["1", "deep/2"]
+    assert [source.path.is_file() for source in found] == [True, True]
+
+
 def test_files_that_differ_in_their_suffix_alone_keep_it(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "A.png", "b.png", "s/a.png")
     assert sorted(names(find_images(str(tmp_path)))) == ["A.png", "a.jpg", "b", "s/a"]

@@ -85,6 +85,21 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/tmp/x", ".."])
+def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> None:
+    source = Source(tmp_path / "photo.png", name)
+    with pytest.raises(UserError, match="would lie outside of it"):
+        PredictionFolder(tmp_path / "p", LABELS, FORMS).open([source], about={}, overwrite=False)
+    assert not (tmp_path / "p").exists()
+
+
+def test_classes_called_like_paths_have_folders_inside(tmp_path: Path) -> None:
+    labels = LabelSpace(("..", "../../x", "/etc"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    folder = opened(tmp_path / "p", labels, ("classes",))
+    assert all(tmp_path / "p" / "classes" in file.resolve().parents for file in folder.files("photo"))
+    assert len({file.parent for file in folder.files("photo")}) == 3
+
+
 def test_earlier_predictions_are_written_over_when_asked(tmp_path: Path) -> None:
     opened(tmp_path / "p")
     with pytest.raises(UserError, match="type overwrite=true"):

@@ -188,6 +188,12 @@ def test_strips_above_are_forgotten(tmp_path: Path) -> None:
         assert len(image._kept) <= 2
 
 
+def test_a_numpy_file_that_would_execute_something_is_not_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([[{"a": 1}]], object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"objects\.npy: the image cannot be read"):
+        open_large(tmp_path / "objects.npy")
+
+
 def test_numpy_files_are_mapped_and_other_pictures_read(tmp_path: Path) -> None:
     np.save(tmp_path / "colour.npy", IMAGE)
     np.save(tmp_path / "gray.npy", IMAGE[..., 0])

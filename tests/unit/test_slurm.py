@@ -1,5 +1,6 @@
 """What SLURM says, by commands that answer as it does; and what is refused before anything is submitted."""
 
+import json
 import os
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def test_submitted_jobs_are_noted_one_after_the_other(tmp_path: Path) -> None:
     slurm.note_submitted(tmp_path, ["7_0", "7_1"])
     slurm.note_submitted(tmp_path, ["9"])
     assert slurm.submitted(tmp_path) == ["7_0", "7_1", "9"]
+
+
+def test_what_is_no_job_is_passed_to_no_command(commands: Path, tmp_path: Path) -> None:
+    write(commands / "scancel", f'echo "$@" >> "{tmp_path}/scancel.txt"')
+    (tmp_path / "slurm.json").write_text(json.dumps(["7_0", "--me", "9 --user=root", 12, None]))
+    assert slurm.submitted(tmp_path) == ["7_0", "12"]
+    slurm.cancel(["--me", "7_0", "-t", "8;ls"], "--signal=TERM")
+    assert (tmp_path / "scancel.txt").read_text().split() == ["--quiet", "--signal=TERM", "7_0"]
+    slurm.cancel(["--me"])
+    assert len((tmp_path / "scancel.txt").read_text().splitlines()) == 1
 
 
 def test_what_can_work_is_tried_out_with_slurm_itself(commands: Path) -> None:
