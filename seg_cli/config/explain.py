@@ -22,6 +22,7 @@ from omegaconf.errors import (
 )
 
 from seg_cli.config.choices import choices, groups, nouns
+from seg_cli.config.paths import conf_dir
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import SegrunError, UserError
 
@@ -68,7 +69,8 @@ def _missing_choice(error: MissingConfigException) -> str:
     group = next((known for known in groups() if path.startswith(f"{known}/")), path.rpartition("/")[0])
     name = path.removeprefix(f"{group}/")
     if not group:
-        return f"There is no config named '{path}'. segrun brings train, plan, eval and check."
+        brought = ", ".join(sorted(file.stem for file in conf_dir().glob("*.yaml")))
+        return f"There is no config named '{path}'. segrun brings {brought}."
     one, several = nouns(group)
     found = error.options or [] if path.rpartition("/")[0] == group else []  # Hydra looked into the last folder alone
     options = list(dict.fromkeys([*found, *(choice.name for choice in choices(group))]))
@@ -223,11 +225,16 @@ def _instantiation(error: InstantiationException) -> SegrunError | None:
     if isinstance(cause, SegrunError | InstantiationException):
         return explain(cause)
     key = message.rpartition("full_key: ")[2]
-    target = (re.search(r"target '([^']+)'", message) or ["", ""])[1]
+    target = (re.search(r"[Tt]arget '([^']+)'", message) or ["", ""])[1]
     name = target.rpartition(".")[2]
     reason = " ".join(str(cause).split()).partition(" Are you sure")[0]
     if message.startswith("Error locating target"):
         return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).")
+    if cause is None and message.startswith("Target '"):  # one of those that Hydra calls for no configuration
+        return UserError(
+            f"{key}._target_={target}: it is not called, since a configuration could do anything with it. Name a class "
+            "or function of a package, as seg_cli.models.unet.UNet, or one of yours."
+        )
     # A class without a constructor of its own has torch.nn.Module's, which refuses settings in its own code.
     if isinstance(cause, TypeError) and (_raised_by(cause, "hydra.") or reason.startswith(f"{name}.__init__() got")):
         return UserError(_wrong_settings(key, target, name, reason))

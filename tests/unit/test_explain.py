@@ -1,5 +1,7 @@
 """What Hydra and OmegaConf raise, said for people."""
 
+from pathlib import Path
+
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -75,6 +77,18 @@ def test_a_component_without_a_constructor_of_its_own() -> None:
 def test_a_target_that_is_not_there() -> None:
     told = explain(error_of(_target_="seg_cli.nowhere.Blur"))
     assert str(told).startswith("augment.blur._target_=seg_cli.nowhere.Blur: there is no such class or function (")
+
+
+@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.run"])
+def test_a_configuration_of_somebody_elses_calls_no_part_of_python(target: str, tmp_path: Path) -> None:
+    mark = tmp_path / "made"
+    cfg = OmegaConf.create({"model": {"_target_": target, "_args_": [f"touch {mark}"]}})
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        instantiate(cfg.model)
+    told = explain(raised.value)
+    assert isinstance(told, UserError)
+    assert str(told).startswith(f"model._target_={target}: it is not called")
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("radius", [42, 43])
