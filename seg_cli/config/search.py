@@ -51,7 +51,7 @@ class Objective:
     """A number of results.json, and which way it is better.
 
     Attributes:
-        name: a score on val as ``miou``, ``iou:Car`` or ``boundary.f_score``, or a cost as ``images_per_second``.
+        name: a score on val as ``miou``, ``iou:Car`` or ``boundary.iou.mean``, or a cost as ``images_per_second``.
         direction: ``maximize`` or ``minimize``.
     """
 
@@ -156,7 +156,7 @@ def _objective(item: Any) -> Objective:
     if not isinstance(name, str) or (name not in known and not nested):
         raise UserError(
             f"sweep.objectives: there is no score '{written(name)}'.{did_you_mean(str(name), known)} Scores: "
-            f"{', '.join((*known, *classes))}, or a number of results.json below val, as in boundary.f_score."
+            f"{', '.join((*known, *classes))}, or a number of results.json below val, as in boundary.iou.mean."
         )
     direction = settings.get("direction", COSTS.get(name, "maximize"))
     if direction not in _DIRECTIONS:
