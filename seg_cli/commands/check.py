@@ -153,12 +153,12 @@ def _samples(dataset: Dataset, facts: Mapping[str, Sequence[Facts]], number: int
     for split, samples in facts.items():
         if any(samples is facts[section.heading] for section in sections):
             continue  # the same as one before
-        tiles = [_tile(dataset, facts, Place(split, index)) for index in choose_samples(samples, number)]
+        tiles = [_tile(dataset, Place(split, index)) for index in choose_samples(samples, number)]
         sections.append(Section(split, f"{len(tiles)} of {len(samples):,}", tiles))
     return sections
 
 
-def _tile(dataset: Dataset, facts: Mapping[str, Sequence[Facts]], place: Place) -> Tile:
+def _tile(dataset: Dataset, place: Place) -> Tile:
     sample = dataset.splits[place.split][place.index]
     return Tile(sample.image, sample.mask, sample.name)
 
@@ -219,7 +219,7 @@ def _draws(
     split = dataset.splits["train"]
     tiles = []
     for index in choose_samples(facts["train"], config["samples"]):
-        tiles.append(_tile(dataset, facts, Place("train", index)))
+        tiles.append(_tile(dataset, Place("train", index)))
         for epoch in range(config["draws"]):
             # The same numbers as in loading.training_loader
             drawn = augment(split, index, crop, np.random.default_rng((config["seed"], epoch, index)))

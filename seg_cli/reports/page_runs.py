@@ -79,7 +79,7 @@ def make_runs_page(folder: Path, *, split: str | None = None) -> str:
             "runs": runs,
             "sets": evidence.sets,
             "pictures": evidence.pictures,
-            "axes": _of_axes(axes, keys),
+            "axes": _of_axes(axes),
         },
         title=f"{folder.resolve().name}: {len(found.records)} runs",
         name=folder.resolve().name,
@@ -193,7 +193,7 @@ def _others(records: Sequence[Record], folder: Path, split: str) -> Table | None
     return Table("Runs without scores", headings, rows, text=4) if rows else None
 
 
-def _of_axes(axes: Sequence[Axis], keys: Sequence[str]) -> list[dict[str, Any]]:
+def _of_axes(axes: Sequence[Axis]) -> list[dict[str, Any]]:
     places = [[None if place is None else round(place, 4) for place in axis.places] for axis in axes]
     return [{"name": axis.name, "places": of, "ticks": axis.ticks} for axis, of in zip(axes, places, strict=True)]
 

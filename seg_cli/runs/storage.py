@@ -76,11 +76,6 @@ class Journal(JournalFileBackend):
                 file.truncate(end)
 
 
-def default_storage(folder: Path) -> str:
-    """The journal of a study in its folder."""
-    return str(folder / "study.journal")
-
-
 def open_storage(storage: str) -> BaseStorage:
     """Open a storage, making its file, or the tables of a database, where there are none.
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from seg_cli.errors import UserError
 
-_LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,11 +20,6 @@ def resolve(mode: str, device: torch.device) -> str:
     if mode == "fp16" and device.type == "cpu":
         raise UserError("precision=fp16: half precision needs a GPU. On a CPU choose precision=auto, bf16 or fp32.")
     return mode
-
-
-def lightning_name(mode: str) -> str:
-    """What Lightning's Trainer calls a resolved mode."""
-    return _LIGHTNING[mode]
 
 
 def autocast_dtype(mode: str) -> torch.dtype | None:

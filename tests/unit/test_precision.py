@@ -36,12 +36,8 @@ def test_fp16_on_a_cpu_is_refused() -> None:
         precision.resolve("fp16", CPU)
 
 
-@pytest.mark.parametrize(
-    ("mode", "name", "dtype"),
-    [("fp32", "32-true", None), ("bf16", "bf16-mixed", torch.bfloat16), ("fp16", "16-mixed", torch.float16)],
-)
-def test_names_and_types(mode: str, name: str, dtype: torch.dtype | None) -> None:
-    assert precision.lightning_name(mode) == name
+@pytest.mark.parametrize(("mode", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_what_autocast_computes_in(mode: str, dtype: torch.dtype | None) -> None:
     assert precision.autocast_dtype(mode) == dtype
 
 
