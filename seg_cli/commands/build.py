@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,15 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> nn.Module:
     """The model of ``config['model']``, in the memory order of ``config['precision']``."""
     model = build(config, "model", num_classes=num_classes)
     return model.to(memory_format=torch.channels_last) if config["precision"]["channels_last"] else model
+
+
+def without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the same model with random weights, for what has all of them from a checkpoint."""
+    model = deepcopy(config["model"])
+    for place in (model, model.get("encoder")):
+        if isinstance(place, dict) and "weights" in place:
+            place["weights"] = "none"
+    return {**config, "model": model}
 
 
 def describe_pretraining(model: nn.Module) -> str:

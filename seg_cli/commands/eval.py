@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from seg_cli.commands.build import build, build_model
+from seg_cli.commands.build import build, build_model, without_weights
 from seg_cli.commands.score import (
     INFERENCE_GROUPS,
     Scoring,
@@ -17,6 +17,7 @@ from seg_cli.commands.score import (
     score_splits,
     split_results,
 )
+from seg_cli.commands.trained import open_dataset
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.data.mapped import MappedDataset
 from seg_cli.data.sample import Dataset
@@ -44,11 +45,8 @@ def run(cfg: DictConfig) -> float | None:
 
     dataset = _dataset(request, config, checkpoint)
     splits = _splits(request["split"], dataset)
-    for place in (config["model"], config["model"].get("encoder")):
-        if isinstance(place, dict) and "weights" in place:
-            place["weights"] = "none"  # the checkpoint has them all
     config["precision"]["channels_last"] = request["precision"]["channels_last"]
-    model = build_model(config, dataset.labels.num_classes)
+    model = build_model(without_weights(config), dataset.labels.num_classes)  # the checkpoint has them all
     load_model(model, checkpoint)
 
     device = device_of(request)
@@ -89,7 +87,7 @@ def run(cfg: DictConfig) -> float | None:
     return results["splits"][splits[-1]]["miou"]
 
 
-def _dataset(request: Mapping[str, Any], config: dict[str, Any], checkpoint: Path) -> Dataset:
+def _dataset(request: Mapping[str, Any], config: Mapping[str, Any], checkpoint: Path) -> Dataset:
     """The dataset of the run, perhaps from where it is now; or another one, with the classes of the model."""
     if "_target_" in request["data"]:
         known = read_checkpoint(checkpoint).get("classes")
@@ -98,13 +96,7 @@ def _dataset(request: Mapping[str, Any], config: dict[str, Any], checkpoint: Pat
         return MappedDataset(build({"data": request["data"]}, "data"), known, request["classes"]["map"])
     if request["classes"]["map"]:
         raise UserError("classes.map: it is for another dataset than that of the run. Type data=CHOICE too.")
-    if request["data"]["root"] is not None:
-        if "root" not in config["data"]:
-            raise UserError(
-                f"data.root: the dataset of this run, {config['choices']['data']}, is not read from a folder."
-            )
-        config["data"]["root"] = request["data"]["root"]
-    return build(config, "data")
+    return open_dataset(config, request["data"]["root"])
 
 
 def _splits(asked: str | list[str], dataset: Dataset) -> list[str]:

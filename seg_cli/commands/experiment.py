@@ -5,7 +5,6 @@ What is wrong with a request is found here, before there is a directory for it.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from lightning_fabric import Fabric
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
-from seg_cli.commands.build import build, build_model, build_partial, describe_pretraining
+from seg_cli.commands.build import build, build_model, build_partial, describe_pretraining, without_weights
 from seg_cli.commands.class_weights import fit_class_weights
 from seg_cli.commands.composing import resolve as resolve
 from seg_cli.commands.score import Scoring
@@ -229,7 +228,7 @@ def _make_model(
     classes = dataset.labels.names
     if config.get("start") is None:
         return build_model(config, len(classes)), {}
-    plain = _without_weights(config)  # start has them all
+    plain = without_weights(config)  # start has them all
     if "start" in found:
         model = build_model(plain, len(classes))
         remembered = dict(found["start"])
@@ -242,15 +241,6 @@ def _make_model(
         remembered = {"file": str(start.path), "pretrained": start.pretrained, "taken": line.removeprefix("start: ")}
     model.started_from = remembered["pretrained"]
     return model, {"start": remembered}
-
-
-def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the same model with random weights."""
-    model = deepcopy(config["model"])
-    for place in (model, model.get("encoder")):
-        if isinstance(place, dict) and "weights" in place:
-            place["weights"] = "none"
-    return {**config, "model": model}
 
 
 def _sizes(config: Mapping[str, Any], num_classes: int) -> dict[str, tuple[int, ...]]:

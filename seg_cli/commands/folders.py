@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from seg_cli.errors import UserError
+from seg_cli.runs.run import numbered_names
 
 
 def open_folder(kind: str, config: Mapping[str, Any]) -> Path:
@@ -26,8 +27,7 @@ def open_folder(kind: str, config: Mapping[str, Any]) -> Path:
     else:
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder, numbered = Path("outputs") / kind / config["name"] / f"{stamp}{job}", True
-    for attempt in range(1, 1000):
-        candidate = folder if attempt == 1 else folder.with_name(f"{folder.name}-{attempt}")
+    for candidate in numbered_names(folder):
         try:
             candidate.mkdir(parents=True, exist_ok=not numbered)
             return candidate

@@ -38,7 +38,7 @@ from seg_cli.reports.jobs import count_states, job_table, varied
 from seg_cli.runs.claims import Note, Place, all_newest, record
 from seg_cli.runs.jobs import Job, Jobs
 from seg_cli.runs.known import known_runs
-from seg_cli.runs.run import Run
+from seg_cli.runs.run import Run, numbered_names
 from seg_cli.training.signals import obey_at_once
 
 _LOOK = 1.0
@@ -132,13 +132,12 @@ class Matrix(Sweeper):
     def _make_folder(self) -> Path:
         """The folder of this matrix, which no other one has."""
         asked = Path(self.config.hydra.sweep.dir)
-        for attempt in range(1, 1000):
-            folder = asked if attempt == 1 else asked.with_name(f"{asked.name}-{attempt}")
+        for folder in numbered_names(asked):
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:
                 continue
-            if attempt > 1:  # another matrix began in the same second
+            if folder != asked:  # another matrix began in the same second
                 with read_write(self.config.hydra), open_dict(self.config.hydra):
                     self.config.hydra.sweep.dir = str(folder)
                     self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")

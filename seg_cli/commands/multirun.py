@@ -26,7 +26,7 @@ from seg_cli.runs.heartbeat import beating, silence
 from seg_cli.runs.jobs import GOING_ON, Job, Jobs, running, score_of, wait_for_decision
 from seg_cli.runs.requeue import is_queued_again
 from seg_cli.runs.run import Run
-from seg_cli.runs.runner import who_runs
+from seg_cli.runs.runner import rank, who_runs
 from seg_cli.training.signals import obey_at_once
 
 _identifier = Identifier()
@@ -54,8 +54,7 @@ def run(cfg: DictConfig) -> float | None:
         Exception: what the run raises; its record says so too.
     """
     jobs, job = _find_place()
-    first = int(next((os.environ[key] for key in ("RANK", "SLURM_PROCID") if key in os.environ), 0)) == 0
-    if not first:
+    if rank() != 0:
         return _follow(cfg, jobs, job)
     with obey_at_once(("SIGTERM",)), _recorded(jobs, job) as keep:
         validate(cfg)

@@ -17,7 +17,7 @@ from seg_cli.errors import UserError
 from seg_cli.models.classical import is_classical
 from seg_cli.runs.heartbeat import silence
 from seg_cli.runs.run import Run
-from seg_cli.runs.runner import who_runs
+from seg_cli.runs.runner import rank, who_runs
 
 _FREE = (
     *("name", "run_dir", "tags", "notes", "retry", "choices", "logger", "data.root", "data.cache"),
@@ -134,7 +134,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 def _check_state(directory: Run, accept_changes: bool) -> None:
     """Whether there is something to go on with, and nobody does already. Only the first process looks."""
-    if _rank() != 0 or directory_state(directory) == "unknown":
+    if rank() != 0 or directory_state(directory) == "unknown":
         return
     status = directory.status
     if status["state"] == "finished" and not accept_changes:
@@ -142,12 +142,6 @@ def _check_state(directory: Run, accept_changes: bool) -> None:
     runner = who_runs(status, silent=silence(directory.folder))
     if runner is not None:
         raise UserError(f"{directory.folder}: this run is still going: {runner}.")
-
-
-def _rank() -> int:
-    """Of this process, as far as the environment tells before there is a group of processes."""
-    keys = ("RANK", "SLURM_PROCID")
-    return int(next((os.environ[key] for key in keys if key in os.environ), 0))
 
 
 def _finished(directory: Run) -> str:

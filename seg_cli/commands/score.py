@@ -21,7 +21,7 @@ from seg_cli.inference.sliding import Inference
 from seg_cli.inference.tta import Tta
 from seg_cli.metrics.confusion import score
 from seg_cli.metrics.counting import Counting
-from seg_cli.metrics.metric import Metric
+from seg_cli.metrics.metric import Metric, number
 from seg_cli.metrics.threshold import ThresholdSweep
 from seg_cli.reports.figures_metrics import miou_by_crop, reliability
 from seg_cli.training.progress import track
@@ -126,13 +126,13 @@ def split_results(evaluation: Evaluation, class_names: Iterable[str], *, void: s
     per_class = {"iou": scores.iou, "dice": scores.dice, "precision": scores.precision, "recall": scores.recall}
     names = list(class_names)
     return {
-        "miou": _number(scores.miou),
-        "pixel_accuracy": _number(scores.pixel_accuracy),
-        "mean_accuracy": _number(scores.mean_accuracy),
-        "mean_dice": _number(scores.mean_dice),
-        "fw_iou": _number(scores.fw_iou),
+        "miou": number(scores.miou),
+        "pixel_accuracy": number(scores.pixel_accuracy),
+        "mean_accuracy": number(scores.mean_accuracy),
+        "mean_dice": number(scores.mean_dice),
+        "fw_iou": number(scores.fw_iou),
         "classes": {
-            name: {key: _number(values[i]) for key, values in per_class.items()} | {"pixels": int(scores.pixels[i])}
+            name: {key: number(values[i]) for key, values in per_class.items()} | {"pixels": int(scores.pixels[i])}
             for i, name in enumerate(names)
         },
         "labels": "overlapping" if evaluation.matrix.ndim == 3 else "exclusive",
@@ -158,7 +158,7 @@ def per_image_table(scored: Mapping[str, Evaluation], class_names: Iterable[str]
     for split, found in scored.items():
         counts = np.stack((found.intersections, found.unions), 2).reshape(len(found.names), -1).tolist()
         more = np.stack([*found.columns.values()], 1) if found.columns else np.zeros((len(found.names), 0))
-        others = [[_number(value) for value in row] for row in more]
+        others = [[number(value) for value in row] for row in more]
         parts = zip(found.names, found.groups, counts, others, strict=True)
         rows += [[split, name, group, *row, *other] for name, group, row, other in parts]
     return columns, rows
@@ -170,8 +170,3 @@ def draw_metrics(found: Evaluation, model: str, folder: Path, *, split: str = "t
         reliability(found.metrics["calibration"], folder / "reliability.png", split=split)
     if "distance" in found.metrics:
         miou_by_crop({model: found.metrics["distance"]}, folder / "miou_by_crop.png", split=split)
-
-
-def _number(value: float) -> float | None:
-    """A score as JSON has it: null where it is not defined."""
-    return None if np.isnan(value) else float(value)

@@ -7,7 +7,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from torch import nn
 
-from seg_cli.commands.build import build, build_model
+from seg_cli.commands.build import build, build_model, without_weights
 from seg_cli.data.images import ImageReader
 from seg_cli.data.labels import LabelSpace
 from seg_cli.data.sample import Dataset
@@ -52,10 +52,7 @@ def open_trained(request: Mapping[str, Any]) -> Trained:
             "its first epoch did, or its checkpoints were deleted."
         )
     labels = _labels(config, request, read_checkpoint(checkpoint))
-    for place in (config["model"], config["model"].get("encoder")):
-        if isinstance(place, dict) and "weights" in place:
-            place["weights"] = "none"  # the checkpoint has them all
-    model = build_model(config, labels.num_classes)
+    model = build_model(without_weights(config), labels.num_classes)  # the checkpoint has them all
     load_model(model, checkpoint)
     data = config["data"]
     reader = ImageReader(data.get("channels", 3), data.get("value_range"))

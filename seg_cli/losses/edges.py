@@ -161,14 +161,19 @@ def _along(maps: Tensor, taps: Sequence[float], axis: int) -> Tensor:
     return total
 
 
+def no_edges(name: str) -> UserError:
+    """What to say where the term of this name has no edges to look at."""
+    return UserError(
+        f"loss.terms.{name}: it needs a model that finds edges, and this one finds none. Type model=gscnn, or leave "
+        f"'{name}' out of the loss."
+    )
+
+
 def _edges_of(evidence: Evidence, term: Term, name: str) -> Tensor | None:
     """The edges' logits in the type of the computation; None in evaluation, where a model gives none."""
     if evidence.edges is None:
         if term.training:
-            raise UserError(
-                f"loss.terms.{name}: it needs a model that finds edges, and this one finds none. "
-                f"Type model=gscnn, or leave '{name}' out of the loss."
-            )
+            raise no_edges(name)
         return None
     n, _, h, w = evidence.logits.shape
     if tuple(evidence.edges.shape) != (n, 1, h, w):

@@ -32,6 +32,7 @@ from seg_cli.reports.page_scores import (
 from seg_cli.reports.page_settings import changes_of, cost_of, environment_of
 from seg_cli.runs.collection import collect
 from seg_cli.runs.run import Run
+from seg_cli.runs.sections import SAFE
 from seg_cli.runs.watch import is_lost
 
 T = TypeVar("T")
@@ -148,7 +149,7 @@ def _rows(run: Run) -> list[charts.Row]:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        found = yaml.load(path.read_text(encoding="utf-8"), SAFE)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: the file is damaged ({str(error).splitlines()[0]}).") from None
     return found if isinstance(found, dict) else {}

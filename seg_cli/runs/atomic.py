@@ -56,6 +56,15 @@ def write_json(path: Path, value: Any, *, flush: bool = True) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", flush=flush)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, for those to whom a file that is missing, damaged or no object says nothing: empty then."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _is_full_disk(error: BaseException | None) -> bool:
     """Whether that is the reason; torch.save raises a RuntimeError of its own over the system's error."""
     while error is not None:

@@ -1,12 +1,10 @@
 """The runs that a place has already, by what was asked for."""
 
-import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from seg_cli.runs.atomic import read_object
 from seg_cli.runs.claims import Place
 from seg_cli.runs.run import Run
 
@@ -24,20 +22,12 @@ def known_runs(place: Place) -> dict[str, Run]:
             if entry.name.startswith(".") or not entry.name.startswith(place.prefix):
                 continue
             folder = Path(entry.path)
-            status = _read(folder / "status.json")
+            status = read_object(folder / "status.json")
             state = status.get("state")
             if state not in _BEST_FIRST:
                 continue
-            fingerprint = status.get("fingerprint") or _read(folder / "results.json").get("fingerprint")
+            fingerprint = status.get("fingerprint") or read_object(folder / "results.json").get("fingerprint")
             rank = (-_BEST_FIRST.index(state), entry.name)
             if isinstance(fingerprint, str) and (fingerprint not in found or found[fingerprint][0] < rank):
                 found[fingerprint] = (rank, Run(folder))
     return {fingerprint: run for fingerprint, (_, run) in found.items()}
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seg_cli.errors import SegrunError
-from seg_cli.runs.atomic import write_text
+from seg_cli.runs.atomic import read_object, write_text
 
 _VERSION = 1
 _MOST_FILES = 200
@@ -39,8 +39,4 @@ def keep(path: Path, value: Mapping[str, Any]) -> None:
 
 def recall(path: Path) -> dict[str, Any]:
     """A file of the cache; empty where there is none, or where it is damaged."""
-    with suppress(OSError, ValueError, RecursionError):
-        value = json.loads(path.read_bytes())
-        if isinstance(value, dict):
-            return value
-    return {}
+    return read_object(path)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -227,9 +227,14 @@ class Run:
             return "unknown"
 
 
+def numbered_names(folder: Path) -> Iterator[Path]:
+    """``folder``, ``folder-2``, ``folder-3`` and so on, up to a thousand of what begins in one second."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000))
+
+
 def _new_folder(folder: Path, numbered: bool) -> Path:
-    for attempt in range(1, 1000):
-        candidate = folder if attempt == 1 else folder.with_name(f"{folder.name}-{attempt}")
+    for candidate in numbered_names(folder):
         try:
             candidate.mkdir(parents=True)
             return candidate
@@ -240,7 +245,8 @@ def _new_folder(folder: Path, numbered: bool) -> Path:
                     "Choose a new folder, or leave run_dir out."
                 ) from None
         except OSError as error:
-            raise UserError(f"run_dir={folder}: the folder cannot be made ({error.strerror}).") from None
+            where = f"{folder}" if numbered else f"run_dir={folder}"  # chosen by us, or by the user
+            raise UserError(f"{where}: the folder cannot be made ({error.strerror}).") from None
     raise UserError(f"{folder}: there are a thousand runs of this name and second already.")
 
 

@@ -27,6 +27,11 @@ def describe_runner() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "job": job, "tries": _tries()}
 
 
+def rank() -> int:
+    """The number of this process among those that train together, as far as the environment tells before they meet."""
+    return int(next((os.environ[key] for key in ("RANK", "SLURM_PROCID") if key in os.environ), 0))
+
+
 def named_process(value: object) -> Mapping[str, Any] | None:
     """What a file says of a process, as ``describe_runner`` writes it; None where it is nothing of the kind.
 

@@ -1,6 +1,5 @@
 """How far the runs of a matrix are, or those in a folder: read from what they write, whoever runs them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,10 +9,12 @@ from typing import Any
 import yaml
 
 from seg_cli.errors import SegrunError, UserError
+from seg_cli.runs.atomic import read_object
 from seg_cli.runs.heartbeat import silence
 from seg_cli.runs.jobs import Job, Jobs, score_of
 from seg_cli.runs.run import Run
 from seg_cli.runs.runner import lives, named_process, seconds_since
+from seg_cli.runs.sections import SAFE
 
 SWEEPS = Path("outputs") / ".sweeps"
 
@@ -76,7 +77,7 @@ def look(folder: Path) -> list[Progress]:
 
 def is_lost(folder: Path) -> bool:
     """Whether a run says that it is running, and its process is gone without a word."""
-    status = _read(folder / "status.json")
+    status = read_object(folder / "status.json")
     process = named_process(status.get("process"))
     return status.get("state") == "running" and (process is None or not lives(process, silent=silence(folder)))
 
@@ -97,7 +98,7 @@ def _of_job(jobs: Jobs, job: Job) -> Progress:
 
 def _of_run(number: int, folder: Path) -> Progress:
     """A run as if it were the job of a matrix."""
-    status = _read(folder / "status.json")
+    status = read_object(folder / "status.json")
     state: Any = "lost" if is_lost(folder) else status.get("state", "lost")
     process, reason, score = named_process(status.get("process")), status.get("reason"), None
     if state == "finished":
@@ -108,7 +109,7 @@ def _of_run(number: int, folder: Path) -> Progress:
 
 
 def _measured(folder: Path, job: Job) -> Progress:
-    status = _read(folder / "status.json")
+    status = read_object(folder / "status.json")
     going = job.state in GOING
     rows: Sequence[Mapping[str, float | None]] = []
     epochs = None
@@ -130,7 +131,7 @@ def _measured(folder: Path, job: Job) -> Progress:
 
 def _left(folder: Path, done: int, epochs: int) -> float | None:
     """environment.json is written when a sitting begins, and metrics.csv after each epoch of it."""
-    sittings = _read(folder / "environment.json").get("resumed") or [{"epoch": 0}]
+    sittings = read_object(folder / "environment.json").get("resumed") or [{"epoch": 0}]
     here = done - int(sittings[-1]["epoch"])
     began, newest = seconds_since(folder / "environment.json"), seconds_since(folder / "metrics.csv")
     if here < 1 or began < newest:
@@ -140,18 +141,7 @@ def _left(folder: Path, done: int, epochs: int) -> float | None:
 
 def _epochs(folder: Path) -> int | None:
     try:
-        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=SAFE)
         return int(config["trainer"]["max_epochs"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

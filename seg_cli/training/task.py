@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from seg_cli.errors import UserError
 from seg_cli.losses import Sum
+from seg_cli.losses.edges import no_edges
 from seg_cli.metrics.counting import Counting
 from seg_cli.models.outputs import Outputs
 from seg_cli.training.finetune import Finetune, parts_of
@@ -53,10 +53,7 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         for name, term in loss.terms.items():
             if getattr(term, "needs_edges", False) and not getattr(model, "gives_edges", False):
-                raise UserError(
-                    f"loss.terms.{name}: it needs a model that finds edges, and this one finds none. "
-                    f"Type model=gscnn, or leave '{name}' out of the loss."
-                )
+                raise no_edges(name)
         shield_dilated_depthwise(model)
         self.model, self.loss = model, loss
         self.class_names = list(class_names)

@@ -80,6 +80,8 @@ def test_a_numbered_run_takes_the_next_name(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"run_dir=.*: the folder cannot be made \(Not a directory\)"):
+        Run.create(tmp_path / "file" / "run", numbered=False)
+    with pytest.raises(UserError, match=r"^[^=]*/file/run: the folder cannot be made \(Not a directory\)"):
         Run.create(tmp_path / "file" / "run", numbered=True)
 
 
