@@ -4,7 +4,7 @@ Lin et al.: Microsoft COCO: Common objects in context (2014), arXiv:1405.0312.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,19 +60,7 @@ def read_coco(path: Path, images: Path) -> CocoFile:
         categories = {int(item["id"]): str(item["name"]) for item in content["categories"]}
         files = {item["id"]: _find(images, str(item["file_name"])) for item in content["images"]}
         sizes = {item["id"]: (item.get("height"), item.get("width")) for item in content["images"]}
-        drawn: dict[Any, list] = {image: [] for image in files}
-        hollow = 0
-        classes = {category: index for index, category in enumerate(sorted(categories))}
-        for item in content["annotations"]:
-            where = f"{path}: annotation {item.get('id')}"
-            if item["image_id"] not in files or item["category_id"] not in classes:
-                what = "image" if item["image_id"] not in files else "category"
-                raise UserError(f"{where} is of the {what} {item[what + '_id']}, which the file does not list.")
-            shape = _checked(item.get("segmentation"), where)
-            if shape:
-                crowd, area = bool(item.get("iscrowd", 0)), float(item.get("area") or 0)
-                drawn[item["image_id"]].append([classes[item["category_id"]], crowd, area, shape])
-            hollow += not shape
+        drawn, hollow = _drawn(content["annotations"], files, sorted(categories), path)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: this is no COCO file: {type(error).__name__} {error} in its entries.") from None
     missing = [found for found in files.values() if not found.is_file()]
@@ -95,6 +83,26 @@ def read_coco(path: Path, images: Path) -> CocoFile:
     return CocoFile(
         path, dict(sorted(categories.items())), sorted(pairs, key=lambda pair: pair.name), annotations, notes
     )
+
+
+def _drawn(
+    annotations: Sequence[Mapping[str, Any]], files: Mapping[Any, Path], categories: Sequence[int], path: Path
+) -> tuple[dict[Any, list], int]:
+    """Image -> class, crowd, area and shape of each thing on it; and how many annotations enclose nothing."""
+    drawn: dict[Any, list] = {image: [] for image in files}
+    classes = {category: index for index, category in enumerate(categories)}
+    hollow = 0
+    for item in annotations:
+        where = f"{path}: annotation {item.get('id')}"
+        if item["image_id"] not in files or item["category_id"] not in classes:
+            what = "image" if item["image_id"] not in files else "category"
+            raise UserError(f"{where} is of the {what} {item[what + '_id']}, which the file does not list.")
+        shape = _checked(item.get("segmentation"), where)
+        if shape:
+            crowd, area = bool(item.get("iscrowd", 0)), float(item.get("area") or 0)
+            drawn[item["image_id"]].append([classes[item["category_id"]], crowd, area, shape])
+        hollow += not shape
+    return drawn, hollow
 
 
 @dataclass(frozen=True)

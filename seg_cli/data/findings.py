@@ -114,24 +114,28 @@ def _samples(facts: FactsBySplit, labels: LabelSpace) -> Iterator[Finding]:
     """What a sample shows by itself."""
     for split, samples in facts.items():
         for index, sample in enumerate(samples):
-            place = (Place(split, index),)
-            image = sample.files[0] if sample.files else f"{split}/{sample.name}"
-            mask = sample.files[1] if len(sample.files) == 2 else image
-            for trouble in sample.troubles:
-                yield Finding("error", trouble.kind, trouble.message, place, trouble.details)
-            if sample.pixels is not None and sample.void == sample.total:
-                yield Finding("warning", "all_void", f"{mask}: the mask is all void", place)
-            elif sample.pixels is not None and labels.overlapping and not sample.pixels:
-                yield Finding("warning", "one_class", f"{mask}: the mask holds no class", place)
-            elif sample.pixels is not None and not labels.overlapping and len(sample.pixels) == 1 < labels.num_classes:
-                (only,) = (labels.names[index] for index in sample.pixels)
-                yield Finding("warning", "one_class", f"{mask}: the mask is all {only}", place, {"class": only})
-            if sample.is_blank:
-                yield Finding("warning", "blank_image", f"{image}: the image is all of one colour", place)
-            if sample.size and (min(sample.size) < SMALL or max(sample.size) >= LONG * min(sample.size)):
-                size = _written(sample.size)
-                message = f"{image}: the image is {size} pixels (height x width)"
-                yield Finding("warning", "odd_size", message, place, {"size": size})
+            yield from _sample(sample, Place(split, index), labels)
+
+
+def _sample(sample: Facts, where: Place, labels: LabelSpace) -> Iterator[Finding]:
+    place = (where,)
+    image = sample.files[0] if sample.files else f"{where.split}/{sample.name}"
+    mask = sample.files[1] if len(sample.files) == 2 else image
+    for trouble in sample.troubles:
+        yield Finding("error", trouble.kind, trouble.message, place, trouble.details)
+    if sample.pixels is not None and sample.void == sample.total:
+        yield Finding("warning", "all_void", f"{mask}: the mask is all void", place)
+    elif sample.pixels is not None and labels.overlapping and not sample.pixels:
+        yield Finding("warning", "one_class", f"{mask}: the mask holds no class", place)
+    elif sample.pixels is not None and not labels.overlapping and len(sample.pixels) == 1 < labels.num_classes:
+        (only,) = (labels.names[index] for index in sample.pixels)
+        yield Finding("warning", "one_class", f"{mask}: the mask is all {only}", place, {"class": only})
+    if sample.is_blank:
+        yield Finding("warning", "blank_image", f"{image}: the image is all of one colour", place)
+    if sample.size and (min(sample.size) < SMALL or max(sample.size) >= LONG * min(sample.size)):
+        size = _written(sample.size)
+        message = f"{image}: the image is {size} pixels (height x width)"
+        yield Finding("warning", "odd_size", message, place, {"size": size})
 
 
 def _splits(facts: FactsBySplit, labels: LabelSpace) -> Iterator[Finding]:

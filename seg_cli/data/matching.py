@@ -150,26 +150,33 @@ def _suffixes(found: _Names, image_suffix: str, mask_suffix: str, several: bool 
         if mask_suffix != "auto":
             if any(_ends(rest, mask_suffix) and len(rest) == len(mask_suffix) for rest in behind):
                 return suffix, mask_suffix
-        elif behind and several:
-            return suffix, _EACH
-        elif len(behind) == 1:
-            return suffix, next(iter(behind))
         elif behind:
-            common = [rest for rest in behind if rest.lower() in map(str.lower, _MASK_SUFFIXES)]
-            if len(common) == 1:
-                return suffix, common[0]
-            if several is None and not common and all(re.match("[_-].", rest) for rest in behind):
-                return suffix, _EACH
-            listed = ", ".join(f"'{rest}' ({count} masks)" for rest, count in behind.most_common(5))
-            raise UserError(
-                f"data.mask_suffix: behind the names of the images in {found.place.images}, the masks in "
-                f"{found.place.masks} have several suffixes: {listed}. Say which: "
-                f"data.mask_suffix={behind.most_common(1)[0][0]}"
-            )
+            return suffix, _mask_suffix(found.place, behind, several)
     raise UserError(
         f"data.masks: no mask is called as an image is. The images in {found.place.images} are "
         f"{_some(images)}; the masks in {found.place.masks} are {_some(masks)}. data.image_suffix and data.mask_suffix "
         "take what stands behind the common part; if there is none, list the pairs in a table: data=manifest"
+    )
+
+
+def _mask_suffix(place: Place, behind: Counter[str], several: bool | None) -> str:
+    """The suffix that is meant, of those that masks have behind the names of images; ``_EACH`` where they are classes.
+
+    Raises UserError if there are several, and none of them is a usual one.
+    """
+    if several:
+        return _EACH
+    if len(behind) == 1:
+        return next(iter(behind))
+    common = [rest for rest in behind if rest.lower() in map(str.lower, _MASK_SUFFIXES)]
+    if len(common) == 1:
+        return common[0]
+    if several is None and not common and all(re.match("[_-].", rest) for rest in behind):
+        return _EACH
+    listed = ", ".join(f"'{rest}' ({count} masks)" for rest, count in behind.most_common(5))
+    raise UserError(
+        f"data.mask_suffix: behind the names of the images in {place.images}, the masks in {place.masks} have several "
+        f"suffixes: {listed}. Say which: data.mask_suffix={behind.most_common(1)[0][0]}"
     )
 
 

@@ -109,22 +109,25 @@ class Companions:
                         link = _Link(server.accept()[0])
                         waiting.register(link.socket, selectors.EVENT_READ, link)
                         continue
-                    link = key.data
-                    for message in link.receive():
-                        if message.get("token") == token:
-                            link.name = message["name"]
-                            with self._lock:
-                                self._links.append(link)
-                        elif link.name and "end" in message:
-                            link.ended = True
-                            if message["reason"]:
-                                self._lose(f"{link.name} failed: {message['reason']}")
-                    if link.closed:
-                        waiting.unregister(link.socket)
-                        link.close()
-                        if link.name and not link.ended:
-                            self._lose(f"{link.name} died in the middle of training.")
+                    self._hear(key.data, token)
+                    if key.data.closed:
+                        waiting.unregister(key.data.socket)
+                        key.data.close()
         _open.discard(server)
+
+    def _hear(self, link: "_Link", token: str) -> None:
+        """What one of the others says. Who has not shown the token is nobody, whatever it says or however it ends."""
+        for message in link.receive():
+            if message.get("token") == token:
+                link.name = message["name"]
+                with self._lock:
+                    self._links.append(link)
+            elif link.name and "end" in message:
+                link.ended = True
+                if message["reason"]:
+                    self._lose(f"{link.name} failed: {message['reason']}")
+        if link.closed and link.name and not link.ended:
+            self._lose(f"{link.name} died in the middle of training.")
 
     def _follow(self, link: "_Link") -> None:
         """On the others: hear from the first."""
