@@ -261,5 +261,7 @@ def _say(message: str, title: str = "") -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from seg_cli.config.visible import visible_lines
+
     console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble((title, "bold red"), message), soft_wrap=not console.is_terminal)
+    console.print(Text.assemble((title, "bold red"), visible_lines(message)), soft_wrap=not console.is_terminal)

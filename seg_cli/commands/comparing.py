@@ -10,6 +10,7 @@ from rich.console import Console
 
 from seg_cli.commands.resume import differences, directory_state
 from seg_cli.config.paths import conf_dir
+from seg_cli.config.visible import visible
 from seg_cli.errors import UserError
 from seg_cli.runs import compare
 from seg_cli.runs.atomic import write_json
@@ -79,7 +80,7 @@ def verify(original: Run, again: Run, *, tolerance: float, keep: bool = False) -
         *(f"  {part.name:<{width}}  {_WORDS[part.verdict]:<12}  {part.said}" for part in parts),
         _verdict(original, parts),
     ):
-        console.print(plain(line), markup=False, highlight=False)
+        console.print(visible(line), markup=False, highlight=False)
     if keep:
         tolerances = {"scores": tolerance, "first_loss": compare.FIRST_LOSS}
         record = {
@@ -177,8 +178,3 @@ def named(pairs: Mapping[str, tuple[Any, Any]]) -> str:
 def _short(value: Any) -> str:
     text = "none" if value in (None, []) else str(value)
     return text if len(text) <= 60 else f"{text[:12]}..."
-
-
-def plain(text: str) -> str:
-    """A text without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

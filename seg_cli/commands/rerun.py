@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from seg_cli.commands.arguments import Parser
-from seg_cli.commands.comparing import check_finished, named, plain, settings_of, verify
+from seg_cli.commands.comparing import check_finished, named, settings_of, verify
 from seg_cli.commands.resume import differences, with_settings, written
 from seg_cli.config.flat import flat
+from seg_cli.config.visible import visible
 from seg_cli.errors import UserError
 from seg_cli.runs import compare
 from seg_cli.runs.run import Run
@@ -90,7 +91,7 @@ def run_again(original: Run, settings: Iterable[str] = (), *, compared: bool = F
         original.environment, describe_environment(), configs=(original.config, config)
     )
     if here:
-        console.print(f"note: not as it was: {plain(named(here))}", markup=False, highlight=False)
+        console.print(f"note: not as it was: {visible(named(here))}", markup=False, highlight=False)
     if is_classical(config):
         return _fit_again(original, config)
     experiment = prepare(config)
@@ -119,7 +120,7 @@ def _recorded(original: Run, settings: list[str]) -> dict[str, Any]:
             command = " ".join(sitting["command_line"][1:])
             raise UserError(
                 f"{original.folder}: it was gone on with under other settings at step {sitting.get('step')} (segrun "
-                f"{plain(command)}), so that its config.yaml is that of its last part alone, and it cannot be made "
+                f"{visible(command)}), so that its config.yaml is that of its last part alone, and it cannot be made "
                 "again in one go."
             )
     stored = settings_of(original)

@@ -183,7 +183,7 @@ def _log_to_wandb(asked: argparse.Namespace, table: "Table") -> None:
 
 
 def _tell(path: Path, found: Sequence[str]) -> int:
-    from seg_cli.reports.table_formats import visible
+    from seg_cli.config.visible import visible
 
     if not found:
         print(f"{path} follows from the runs.")

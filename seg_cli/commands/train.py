@@ -23,6 +23,7 @@ from seg_cli.commands.composing import resolve
 from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare
 from seg_cli.commands.resume import resume_run
 from seg_cli.commands.score import draw_metrics, per_image_table, score_splits, split_results
+from seg_cli.config.visible import visible_lines
 from seg_cli.errors import SegrunError
 from seg_cli.inference.cost import peak_memory
 from seg_cli.inference.evaluate import Evaluation, best_median_worst, predict_examples
@@ -306,7 +307,7 @@ def _print_opening(console: Console, experiment: Experiment, directory: Run, fab
         )
     if experiment.class_weights:
         lines.append(describe_class_weights(experiment.class_weights))
-    console.print("\n".join(lines), markup=False, highlight=False)
+    console.print(visible_lines("\n".join(lines)), markup=False, highlight=False)
 
 
 def _draw(

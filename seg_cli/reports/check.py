@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seg_cli.config.visible import visible
+
 _LISTED = 10  # findings of a kind
 _CLASSES = 40  # of more, the table shows the ends
 _STYLES = {"error": "bold red", "warning": "yellow"}
@@ -38,7 +40,7 @@ def finding_lines(findings: Sequence[Mapping[str, Any]], where: str) -> Text:
     text = Text()
     for (level, _), messages in by_kind.items():
         for message in messages[:_LISTED]:
-            text.append(f"{level:<7}  ", style=_STYLES[level]).append(f"{message}\n")
+            text.append(f"{level:<7}  ", style=_STYLES[level]).append(f"{visible(message)}\n")
         if len(messages) > _LISTED:
             text.append(f"{'':<7}  and {len(messages) - _LISTED:,} more in {where}\n", style="dim")
     return text
@@ -66,7 +68,7 @@ def _split_table(splits: Mapping[str, Any]) -> Table:
         groups = f"{len(split['groups']):,}" if split["groups"] else "–"
         usable = f"{split['usable']:,}"
         table.add_row(
-            Text(name),
+            Text(visible(name)),
             f"{split['images']:,}",
             Text(usable, style="" if split["usable"] == split["images"] else "red"),
             groups,
@@ -81,7 +83,7 @@ def _class_table(report: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("class", overflow="fold")
     for name in splits:
-        table.add_column(f"share of\n{name}", justify="right", no_wrap=True)
+        table.add_column(Text(f"share of\n{visible(name)}"), justify="right", no_wrap=True)
     schemes = [scheme for scheme, values in weights["schemes"].items() if values]
     for scheme in schemes:
         table.add_column(f"weight\n{scheme.replace('_', ' ')}", justify="right", no_wrap=True)
@@ -90,7 +92,7 @@ def _class_table(report: Mapping[str, Any]) -> Table:
             table.add_row("...")
             continue
         shares = [_share(split["classes"][name]) for split in splits.values()]
-        table.add_row(Text(name), *shares, *(f"{weights['schemes'][scheme][name]:.3g}" for scheme in schemes))
+        table.add_row(Text(visible(name)), *shares, *(f"{weights['schemes'][scheme][name]:.3g}" for scheme in schemes))
     return table
 
 

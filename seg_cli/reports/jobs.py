@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from seg_cli.config.visible import visible
 from seg_cli.runs.jobs import Job
 
 COLORS = {"finished": "green", "failed": "red", "lost": "red", "interrupted": "yellow", "elsewhere": "cyan"}
@@ -23,7 +24,7 @@ def job_table(jobs: Sequence[Job], names: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("job", justify="right")
     for name in names:
-        table.add_column(Text(plain(name)), overflow="fold")
+        table.add_column(Text(visible(name)), overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("mIoU", justify="right")
     table.add_column("run directory", overflow="fold")
@@ -35,8 +36,8 @@ def job_table(jobs: Sequence[Job], names: Sequence[str]) -> Table:
         state = Text(WORDS.get(job.state, job.state), style=COLORS.get(job.state, ""))
         score = "" if job.score is None else f"{job.score:.4f}"
         said = ": ".join(text for text in (job.remark, job.reason) if text)
-        row = [*(Text(plain(cell)) for cell in cells), state, Text(score), Text(plain(job.run or ""))]
-        table.add_row(*row, *([Text(plain(said))] if len(table.columns) > len(row) else []))
+        row = [*(Text(visible(cell)) for cell in cells), state, Text(score), Text(visible(job.run or ""))]
+        table.add_row(*row, *([Text(visible(" ".join(said.split())))] if len(table.columns) > len(row) else []))
     return table
 
 
@@ -54,8 +55,3 @@ def varied(jobs: Sequence[Job]) -> list[str]:
             key, _, value = text.lstrip("+").partition("=")
             values.setdefault(key, set()).add(value)
     return [key for key, found in values.items() if len(found) > 1]
-
-
-def plain(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seg_cli.config.space import written
+from seg_cli.config.visible import no_formula, visible
 
 SHOWN = 20
 """Trials in the terminal; the file has all."""
@@ -113,7 +114,7 @@ def _shown(drawn: dict[str, Any], name: str) -> str:
     if name not in drawn:
         return "–"
     value = drawn[name]
-    return f"{value:.4g}" if isinstance(value, float) else _clean(written(value))
+    return f"{value:.4g}" if isinstance(value, float) else visible(written(value))
 
 
 def _rounded(value: float | None) -> str:
@@ -125,18 +126,12 @@ def _rounded(value: float | None) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    text = _clean(written(value))
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return no_formula(written(value))
 
 
 def _pieces(name: str) -> list[str]:
     """A long name in pieces: behind its dots, and behind underscores where a piece is long still."""
-    pieces = _clean(name).replace(".", ".\n").split("\n")
+    pieces = visible(name).replace(".", ".\n").split("\n")
     return [
         part for piece in pieces for part in (piece.replace("_", "_\n") if len(piece) > _PIECE else piece).split("\n")
     ]
-
-
-def _clean(text: str) -> str:
-    """Text that does nothing to a terminal but stand there."""
-    return "".join(sign if sign.isprintable() else "�" for sign in text)

@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from seg_cli.reports.jobs import COLORS, WORDS, plain, varied
+from seg_cli.config.visible import visible
+from seg_cli.reports.jobs import COLORS, WORDS, varied
 from seg_cli.runs.watch import GOING, Progress
 
 
@@ -17,7 +18,7 @@ def status_table(runs: Sequence[Progress]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("job" if names or any(run.job.overrides for run in runs) else "run", justify="right")
     for name in names:
-        table.add_column(Text(plain(name)), overflow="fold")
+        table.add_column(Text(visible(name)), overflow="fold")
     table.add_column("state", no_wrap=True)
     for name in ("epoch", "val", "test", "left"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -31,18 +32,18 @@ def status_table(runs: Sequence[Progress]) -> Table:
         values = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides)
         state = Text(WORDS.get(job.state, job.state), style=COLORS.get(job.state, ""))
         cells = [
-            *(Text(plain(values.get(name, ""))) for name in names),
+            *(Text(visible(values.get(name, ""))) for name in names),
             state,
             Text(_epochs(run)),
             Text("" if run.val is None else f"{run.val:.4f}"),
             Text("" if job.score is None else f"{job.score:.4f}"),
             Text("" if run.seconds_left is None else duration(run.seconds_left)),
-            Text(plain(_where(run))),
+            Text(visible(_where(run))),
             Text("" if run.silent is None else f"{duration(run.silent)} ago"),
-            Text(plain(job.run or "")),
+            Text(visible(job.run or "")),
         ]
         if any(other.job.reason for other in runs):
-            cells.append(Text(plain(job.reason or "")))
+            cells.append(Text(visible(" ".join((job.reason or "").split()))))
         table.add_row(str(job.number + 1) if several else "", *cells)
     return table
 

@@ -3,13 +3,13 @@
 import math
 from pathlib import Path
 
+from seg_cli.config.visible import visible
 from seg_cli.errors import UserError
 from seg_cli.reports.figures_tables import Point, critical_difference, speed_quality
 from seg_cli.reports.statistics import rank
 from seg_cli.reports.table import Table
 from seg_cli.reports.table_columns import column_of, value_of
 from seg_cli.reports.table_findings import counts_of_rows, metric_of
-from seg_cli.reports.table_formats import visible
 from seg_cli.reports.table_rows import Row
 
 _KINDS = (".png", ".pdf")

@@ -9,29 +9,19 @@ import io
 import json
 import re
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from rich.cells import cell_len
 from rich.text import Text
 
+from seg_cli.config.visible import no_formula, visible
 from seg_cli.reports.table import Cell, Request, Table
 
 MARK = "segrun table "
 """What stands before the request in the comment of a written table."""
 
 _GAP = "   "
-
-
-def visible(text: str) -> str:
-    """The text with characters that control a terminal or the direction of writing spelled out."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(character)[1:-1]
-        for character in text
-    )
 
 
 def request_comment(request: Request) -> str:
@@ -265,11 +255,11 @@ def to_csv(table: Table) -> str:
     fields = {column.id: _fields(table, column.id) for column in table.columns}
     names = [f"{column}{field and '_'}{field}" for column, of in fields.items() for field in of]
     seeds = [] if "seed" in table.request.rows else ["seeds"]
-    writer.writerow([_cell(name) for name in (*table.request.rows, "split", *seeds, *names)])
+    writer.writerow([no_formula(name) for name in (*table.request.rows, "split", *seeds, *names)])
     for row, numbers in zip(table.rows, table.data["rows"], strict=True):
         values = [_plain(numbers["scores"][column], field) for column, of in fields.items() for field in of]
         count = [len(row.runs)] if seeds else []
-        writer.writerow([*map(_cell, row.values.values()), _cell(str(table.request.split)), *count, *values])
+        writer.writerow([*map(no_formula, row.values.values()), no_formula(str(table.request.split)), *count, *values])
     return buffer.getvalue()
 
 
@@ -295,12 +285,6 @@ def _plain(of: Mapping[str, object], field: str) -> str:
     if value is None or isinstance(value, bool):
         return "" if value is None else str(value).lower()
     return f"{value:.6g}" if field else f"{value:.9g}"
-
-
-def _cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    text = visible(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def to_json(table: Table) -> str:

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seg_cli.config.visible import visible
+
 _ABSENT = "–"
 _SUMMARY = {
     "miou": "mIoU",
@@ -70,12 +72,12 @@ def _class_table(splits: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("class", overflow="fold")
     for split in splits:
-        table.add_column(f"IoU\n{split}", justify="right", no_wrap=True)
+        table.add_column(Text(f"IoU\n{visible(split)}"), justify="right", no_wrap=True)
     for name in ("dice", "precision", "recall", "pixels"):
-        table.add_column(f"{name}\n{shown}", justify="right", no_wrap=True)
+        table.add_column(Text(f"{name}\n{visible(shown)}"), justify="right", no_wrap=True)
     for (name, of), all_pixels in zip(scores["classes"].items(), _counted_pixels(scores), strict=True):
         table.add_row(
-            Text(name),
+            Text(visible(name)),
             *(_score(split["classes"][name]["iou"]) for split in splits.values()),
             *(_score(of[key]) for key in ("dice", "precision", "recall")),
             f"{of['pixels'] / (all_pixels or 1):.1%}",
@@ -98,7 +100,7 @@ def _summary_table(splits: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for split, of in splits.items():
         miou, *others = (_score(of[key]) for key in _SUMMARY)
-        table.add_row(Text(split), Text(miou, style="bold green"), *others, str(of["images"]))
+        table.add_row(Text(visible(split)), Text(miou, style="bold green"), *others, str(of["images"]))
     return table
 
 

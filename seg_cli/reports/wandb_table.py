@@ -6,9 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from seg_cli.config.visible import visible
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.reports.table import Table
-from seg_cli.reports.table_formats import FORMATS, SUFFIXES, visible
+from seg_cli.reports.table_formats import FORMATS, SUFFIXES
 from seg_cli.training.wandb_runs import LONGEST_TAG, abandon, reason, start_run
 
 _INIT_TIMEOUT = 20.0  # seconds

@@ -101,7 +101,7 @@ def test_the_table(segrun: Callable[..., Outcome], matrix: Path) -> None:
     assert lines[1][:7] == ["2", "1", "running", "2/10", "0.2000", "5", "min"]
     assert lines[2][:3] == ["3", "2", "lost"]
     assert "elsewhere 7, SLURM job 12" in done.out
-    assert "The loss is  [31mnan[/red]." in done.out, "what a terminal would obey is left out"
+    assert "The loss is \\x1b[31mnan[/red]." in done.out, "what a terminal would obey is spelled out"
     assert "1 finished, 1 running, 1 lost, 1 failed, 1 not begun" in done.out
     of_runs = segrun("status", "outputs/shapes")
     assert "outputs/shapes: 1 finished, 1 running, 1 lost" in of_runs.out

@@ -12,9 +12,10 @@ import torch
 from omegaconf import OmegaConf
 
 from seg_cli import cli
-from seg_cli.commands.comparing import plain, settings_of
+from seg_cli.commands.comparing import settings_of
 from seg_cli.commands.completion import candidates
 from seg_cli.commands.rerun import _check_same_start, _recorded
+from seg_cli.config.visible import visible
 from seg_cli.errors import UserError
 from seg_cli.runs.fingerprint import fingerprint
 from seg_cli.runs.run import Run
@@ -244,7 +245,7 @@ def test_wrong_input_is_answered_without_torch(original: Run) -> None:
 
 
 def test_what_a_terminal_would_obey_is_written_out() -> None:
-    assert plain("frame\x1b[2J\r ± é") == "frame\\x1b[2J\\r ± é"
+    assert visible("frame\x1b[2J\r ± é") == "frame\\x1b[2J\\r ± é"
 
 
 def test_the_verification_of_hand_made_runs(

@@ -20,8 +20,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where this file is run as a program
 
+from seg_cli.config.visible import visible
 from seg_cli.reports.table import Request, Table, make_table
-from seg_cli.reports.table_formats import FORMATS, SUFFIXES, to_latex, to_terminal, visible
+from seg_cli.reports.table_formats import FORMATS, SUFFIXES, to_latex, to_terminal
 from tests.run_folders import CLASSES, counts_of, write_run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tables"

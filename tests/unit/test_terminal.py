@@ -51,6 +51,14 @@ def test_both_splits_stand_side_by_side(soft_wrap: bool) -> None:
     assert "\x1b" not in text
 
 
+def test_names_are_shown_and_not_obeyed() -> None:
+    hostile = "Car\x1b[2J[red]\u202e"
+    text = in_a_pipe(score_table(results("val", "te[bold]st\x1b[0m", names=(hostile, "Sky"))), width=160)
+    assert "\x1b" not in text
+    assert "Car\\x1b[2J[red]\\u202e" in text
+    assert "te[bold]st\\x1b[0m" in text
+
+
 def test_pixels_of_overlapping_classes_are_a_share_of_those_that_count_for_the_class() -> None:
     found = results("test", names=("Car", "Roof", "Unused"))
     counts = [[[600, 0], [100, 300]], [[0, 100], [100, 300]], [[1000, 0], [0, 0]]]

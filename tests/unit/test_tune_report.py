@@ -47,7 +47,7 @@ def test_the_table_is_ranked_and_shows_names_as_they_are() -> None:
     order = ranked(TRIALS, maximize=True)
     assert [trial.number for trial in order] == [1, 0, 2, 3]
     shown = show(order, ["miou"], ["lr", HOSTILE])
-    assert "=cmd[bold]�[31m" in shown  # neither markup nor colour
+    assert "=cmd[bold]\\x1b[31m" in shown  # neither markup nor colour
     assert "0.7000" in shown.splitlines()[2]
     assert [trial.number for trial in ranked(TRIALS[:1] + TRIALS[2:], maximize=False)] == [0, 2, 3]
 
@@ -65,7 +65,7 @@ def test_the_file_has_all_and_no_formulas() -> None:
     assert rows[1]["best"] == "1"
     assert rows[1]["miou"] == "0.7"
     assert rows[0]["lr"] == "0.01"
-    name = "'" + HOSTILE.replace("\x1b", "�")
+    name = "'" + HOSTILE.replace("\x1b", "\\x1b")
     assert [row[name] for row in rows] == ["'-x", "", "'+1", ""]
     assert rows[3]["note"] == "the loss is nan"
 
