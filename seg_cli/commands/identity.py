@@ -60,7 +60,8 @@ class Identifier:
             return self._describe(folder / "model.safetensors", name=folder.name)
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(model["name"], local_files_only=True)  # a first run downloads it
+        # A first run downloads it.
+        config = AutoConfig.from_pretrained(model["name"], local_files_only=True, trust_remote_code=False)
         return f"{model['name']} {getattr(config, '_commit_hash', None) or ''}".strip()
 
     def _describe(self, path: Path, *, name: str | None = None) -> str:

@@ -132,7 +132,9 @@ def _config(
             f"model.name={name}: transformers has no such segmentation model.{did_you_mean(name, ARCHITECTURES)} "
             f"Allowed are {', '.join(ARCHITECTURES)}, a folder with a config.json, and a name on the hub."
         )
-    read = partial(library.AutoConfig.for_model if known else library.AutoConfig.from_pretrained, source, **offline)
+    read = partial(library.AutoConfig.for_model, source, **offline)
+    if not known:  # code that lies beside a config is not run, nor is the user asked whether it shall be
+        read = partial(library.AutoConfig.from_pretrained, source, trust_remote_code=False, **offline)
     try:
         plain = read()
     except (OSError, ValueError) as error:
@@ -178,6 +180,7 @@ def _build(library: Any, source: str, config: Any, weights: str, offline: Mappin
                 source,
                 config=config,
                 use_safetensors=True,  # the other form could execute code
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 dtype=torch.float32,

@@ -2,6 +2,8 @@
 
 import importlib.util
 import inspect
+import io
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +35,7 @@ def make_sampler(tool: Tool, *, seed: int) -> BaseSampler:
     Raises:
         UserError: for a setting that the sampler does not have, or a package that it needs.
     """
-    made = getattr(optuna.samplers, SAMPLERS[tool.name])
+    made: Any = PlainCmaEs if tool.name == "cmaes" else getattr(optuna.samplers, SAMPLERS[tool.name])
     settings = _checked(tool, made, "sweep.sampler")
     package = _NEEDS.get(tool.name)
     if package is not None and importlib.util.find_spec(package) is None:
@@ -67,6 +69,58 @@ def make_pruner(tool: Tool, *, epochs: int) -> BasePruner:
         settings = {"max_resource": epochs} | settings
     pruner: BasePruner = _try(lambda: made(**settings), tool, "sweep.pruner")
     return pruner
+
+
+class PlainCmaEs(optuna.samplers.CmaEsSampler):
+    """Optuna's CMA-ES, which takes its state from the storage as it left it there, and executes nothing in its place.
+
+    Optuna keeps that state as a pickle among the attributes of trials, and a storage may be somebody else's file.
+    """
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        for trial in reversed(completed_trials):
+            parts = {
+                key: value for key, value in trial.system_attrs.items() if key.startswith(self._attr_key_optimizer)
+            }
+            if parts:
+                return unpickled(bytes.fromhex(self._concat_optimizer_attrs(parts)))
+        return None
+
+
+class _Plain(pickle.Unpickler):
+    """Makes the objects of cmaes and NumPy that such a state holds, and none else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        package, _, rest = module.partition(".")
+        if package == "cmaes" and name in ("CMA", "SepCMA", "CMAwM"):
+            return super().find_class(module, name)
+        if package == "numpy" and (rest.partition(".")[0], name) in _OF_NUMPY:
+            return super().find_class(module, name)
+        if (module, name) == ("_codecs", "encode"):  # how bytes are written in an old form
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}")
+
+
+_OF_NUMPY = {
+    *(("", "ndarray"), ("", "dtype")),
+    *((core, name) for core in ("core", "_core") for name in ("_reconstruct", "scalar", "_frombuffer")),
+    *(("random", name) for name in ("__randomstate_ctor", "__bit_generator_ctor", "MT19937")),
+}
+
+
+def unpickled(state: bytes) -> Any:
+    """The state of a CMA-ES.
+
+    Raises:
+        UserError: if it holds anything but the numbers of one.
+    """
+    try:
+        return _Plain(io.BytesIO(state)).load()
+    except Exception as error:  # a damaged pickle raises anything
+        raise UserError(
+            f"storage: the state of sweep.sampler=cmaes in it is not one that a search has left ({error}). Choose "
+            "another storage or name."
+        ) from None
 
 
 class SeededByTrial(BaseSampler):

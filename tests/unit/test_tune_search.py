@@ -1,9 +1,12 @@
 """What a search is asked for: objectives, samplers and pruners by name, and what does not go together."""
 
 import importlib.util
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 import yaml
 
@@ -11,7 +14,7 @@ from seg_cli.config.choices import choices
 from seg_cli.config.paths import conf_dir
 from seg_cli.config.search import PRUNERS, SAMPLERS, Objective, Search, Tool
 from seg_cli.errors import UserError
-from seg_cli.runs.samplers import make_pruner, make_sampler
+from seg_cli.runs.samplers import PlainCmaEs, make_pruner, make_sampler, unpickled
 
 SECTION = {"space": {"optimizer.lr": {"low": 0.1, "high": 1.0}}, "objectives": ["miou"], "trials": 3}
 
@@ -103,3 +106,48 @@ def test_every_shipped_sweep_reads_and_lists_all_its_settings() -> None:
         assert make_sampler(search.sampler, seed=0)
         assert make_pruner(search.pruner, epochs=3)
         assert 10 < len(choice.line) < 110
+
+
+class Hostile:
+    """What a storage of somebody else's might hold in place of the state of a search."""
+
+    def __reduce__(self) -> tuple:
+        return eval, ("open('executed', 'w')",)
+
+
+@pytest.mark.parametrize("state", [Hostile(), {"a": Hostile()}, np.array([Hostile()], object), Path("a")])
+def test_the_state_of_cmaes_holds_numbers_and_executes_nothing(
+    state: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"storage: the state of sweep\.sampler=cmaes in it is not one .* \(it holds "):
+        unpickled(pickle.dumps(state))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_a_state_of_cmaes_is_made_of_comes_back() -> None:
+    generator = np.random.RandomState(3)
+    state: dict[str, Any] = {
+        "mean": np.arange(4.0),
+        "sigma": np.float64(0.5),
+        "rng": generator,
+        "solutions": [(np.ones(2), 0.25)],
+    }
+    back = unpickled(pickle.dumps(state))
+    assert np.array_equal(back["mean"], state["mean"])
+    assert back["rng"].rand() == generator.rand()
+    with pytest.raises(UserError, match="Choose another storage or name"):
+        unpickled(b"damaged")
+
+
+def test_optuna_still_asks_for_the_state_where_it_is_guarded() -> None:
+    assert "_restore_optimizer" in vars(optuna.samplers.CmaEsSampler), "see PlainCmaEs: it is no longer overloaded"
+    pytest.importorskip("cmaes")
+    drawn = []
+    for sampler in (PlainCmaEs(seed=1, n_startup_trials=1), optuna.samplers.CmaEsSampler(seed=1, n_startup_trials=1)):
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(
+            lambda trial: trial.suggest_float("x", -1, 1) ** 2 + trial.suggest_float("y", -1, 1), n_trials=15
+        )
+        drawn.append([trial.params for trial in study.trials])
+    assert drawn[0] == drawn[1]
