@@ -144,7 +144,7 @@ def _run_hydra(verb: str, argv: list[str]) -> int:
     switches = _HYDRA_VERBS[verb]
     flags = _parse(parser, [_in_full(argument, switches) for argument in argv], switches)
     if verb == "tune" and flags.multirun:
-        raise UserError("segrun tune starts its trials itself, without -m. Type workers=4 for four at a time.")
+        raise UserError("-m: segrun tune starts its trials itself, without -m. Type workers=4 for four at a time.")
     if verb == "train" and _names_a_benchmark(flags):
         flags.multirun = True
     hydra.version.setbase("1.3")

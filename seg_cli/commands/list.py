@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     if options.cost or options.size or options.encoder:
         if not options.cost or [_group(name, groups(extra)) for name in options.groups] != ["model"]:
             flag = "--cost" if options.cost else "--size" if options.size else "--encoder"
-            raise UserError(f"{flag} is for the cost of models. Type: segrun list models --cost")
+            raise UserError(f"{flag}: it is for the cost of models. Type: segrun list models --cost")
         from seg_cli.commands import list_cost  # brings torch, so only here
 
         size = options.size or list_cost.DEFAULT_SIZE

@@ -92,7 +92,7 @@ def run(cfg: DictConfig) -> None:
         RunFailed: if too many trials failed.
     """
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        raise UserError("segrun tune starts its trials itself, without -m. Type workers=4 for four at a time.")
+        raise UserError("-m: segrun tune starts its trials itself, without -m. Type workers=4 for four at a time.")
     if importlib.util.find_spec("optuna") is None:
         raise UserError("segrun tune: Optuna is not installed. Type: pip install 'segrun[tune]'")
     tuning = read(cfg)

@@ -40,8 +40,8 @@ class MappedDataset:
         unknown = [name for name in ours if name not in meant]
         if unknown:
             raise UserError(
-                f"The dataset has classes that the model does not know: {', '.join(unknown)}. The model's classes: "
-                f"{', '.join(names)}. The dataset's: {', '.join(ours)}. Say what each of them is, or null for void, as "
+                f"classes.map: the dataset has classes that the model does not know: {', '.join(unknown)}. The model's "
+                f"classes: {', '.join(names)}. The dataset's: {', '.join(ours)}. Say what each of them is, or null for void, as "
                 f"in 'classes.map={{{unknown[0]}: {names[0]}}}'."
             )
         colors = {meant[name]: color for name, color in zip(ours, dataset.labels.colors, strict=True)}

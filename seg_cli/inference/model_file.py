@@ -161,7 +161,7 @@ def open_session(model: Path | bytes, accelerator: str = "auto", *, spin: bool =
         import onnxruntime
     except ImportError:
         raise UserError(
-            "onnxruntime, which runs exported models, is not installed. Type pip install 'segrun[onnx]'."
+            "ONNX: onnxruntime, which runs exported models, is not installed. Type pip install 'segrun[onnx]'."
         ) from None
     has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if accelerator == "gpu" and not has_gpu:

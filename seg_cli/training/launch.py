@@ -228,7 +228,7 @@ def _even(world: World) -> World:
     if world.size % world.local_size:
         raise UserError(
             f"{world.starter} started {world.local_size} of {world.size} processes on this machine, and every machine "
-            "must have as many as the others."
+            "must have as many as the others. Start them with --nproc-per-node of torchrun, the same on each."
         )
     return world
 

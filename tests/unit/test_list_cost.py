@@ -97,10 +97,10 @@ def test_an_encoder_that_a_model_cannot_take_and_a_missing_extra(monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["losses", "--cost"], "--cost is for the cost of models. Type: segrun list models --cost"),
+        (["losses", "--cost"], "--cost: it is for the cost of models. Type: segrun list models --cost"),
         (["--cost"], "Type: segrun list models --cost"),
-        (["models", "--size", "64x64"], "--size is for the cost of models."),
-        (["models", "--encoder", "resnet18"], "--encoder is for the cost of models."),
+        (["models", "--size", "64x64"], "--size: it is for the cost of models."),
+        (["models", "--encoder", "resnet18"], "--encoder: it is for the cost of models."),
         (["models", "--cost", "--size", "64"], "--size 64: type height and width in pixels"),
         (["models", "--cost", "--size", "0x64"], "--size 0x64: type height and width"),
         (["models", "--cost", "--encoder", "resnt18"], "--encoder resnt18: timm has no such model. Did you mean 're"),
