@@ -41,8 +41,8 @@ class MappedDataset:
         if unknown:
             raise UserError(
                 f"classes.map: the dataset has classes that the model does not know: {', '.join(unknown)}. The model's "
-                f"classes: {', '.join(names)}. The dataset's: {', '.join(ours)}. Say what each of them is, or null for void, as "
-                f"in 'classes.map={{{unknown[0]}: {names[0]}}}'."
+                f"classes: {', '.join(names)}. The dataset's: {', '.join(ours)}. Say what each of them is, or null for "
+                f"void, as in 'classes.map={{{unknown[0]}: {names[0]}}}'."
             )
         colors = {meant[name]: color for name, color in zip(ours, dataset.labels.colors, strict=True)}
         self._indices = [VOID if meant[name] is None else list(names).index(str(meant[name])) for name in ours]

@@ -163,10 +163,12 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
+        """environment.json: what it ran on, and under ``resumed`` what was different later."""
         return self._read_json("environment.json")
 
     @property
     def status(self) -> dict[str, Any]:
+        """status.json: state, reason, epochs and steps done, times, and who runs it."""
         return self._read_json("status.json")
 
     @property

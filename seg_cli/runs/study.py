@@ -104,6 +104,7 @@ class Study:
 
     @property
     def running(self) -> list[FrozenTrial]:
+        """Those that a worker has taken and not ended, gone or not."""
         return self.trials(TrialState.RUNNING)
 
     @property
@@ -119,6 +120,7 @@ class Study:
 
     @property
     def budget(self) -> int:
+        """How many are to be finished: as many as were asked for, and no more than there are points."""
         return self.search.trials if self._points is None else min(self.search.trials, len(self._points))
 
     @property
