@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seg_cli import __version__
+from seg_cli.config.secrets import without_secrets
 from seg_cli.runs.atomic import write_text
 
 _READABLE = ("file", "structured", "segrun-sums")
@@ -127,10 +128,10 @@ class Store:
             overrides: of the job.
             config: resolved.
             written: the same as it was written. What holds the time, or refers to something else than the config, is
-                another next time, and not kept.
+                another next time, and not kept; nor are secrets.
         """
         refers = any("${" in override for override in overrides) or "${now:" in json.dumps(written)
-        if self._path is not None and not refers:
+        if self._path is not None and not refers and without_secrets(config, {}) == config:
             self._jobs[json.dumps(list(overrides))] = dict(config)
             self._changed = True
 
