@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from yaml import YAMLError
 
 from seg_cli.config.secrets import without_secrets
+from seg_cli.config.yaml_text import to_yaml
 from seg_cli.errors import UserError
 from seg_cli.runs.atomic import write_json, write_text
 
@@ -98,8 +99,7 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml. A secret among the settings stays out of it, see ``without_secrets``."""
-        settings = OmegaConf.create(without_secrets(config, os.environ))
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(settings))
+        write_text(self.folder / "config.yaml", to_yaml(without_secrets(config, os.environ)))
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_json(self.folder / "environment.json", environment)
