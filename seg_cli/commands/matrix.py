@@ -94,7 +94,7 @@ class Matrix(Sweeper):
         _check_alone()
         overrides = self._combine(arguments)
         self._jobs = Jobs(self._make_folder())
-        asked = mask_settings(OmegaConf.to_container(self.config))
+        asked = mask_settings(OmegaConf.to_container(self.config, enum_to_str=True))
         write_text(self._jobs.folder / "multirun.yaml", to_yaml(asked))
         self.launcher = self._make_launcher()
         jobs, twins = self._survey(overrides)
