@@ -41,7 +41,7 @@ class Composer(ConfigLoaderImpl):
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.config_search_path, self.repository = loader.config_search_path, loader.repository
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], bytes] = {}  # pickled, to be copied
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_bases": {}}
@@ -58,8 +58,8 @@ class Composer(ConfigLoaderImpl):
         if key not in self._bases:
             if len(self._bases) == _BASES:
                 self._bases.pop(next(iter(self._bases)))
-            self._bases[key] = super().load_sweep_config(master_config, choices)
-        cfg = copied(self._bases[key])
+            self._bases[key] = pickle.dumps(super().load_sweep_config(master_config, choices))
+        cfg: DictConfig = pickle.loads(self._bases[key])
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         dirname = cfg.hydra.job.config.override_dirname
         with open_dict(cfg.hydra):
