@@ -72,8 +72,7 @@ def cut_down(arguments: list[str]) -> list[str]:
         small.append("trainer.max_epochs=1")
     elsewhere = any(word.startswith("data=") and word != "data=shapes" for word in words)
     if not elsewhere and not any("camvid" in word or "membranes" in word for word in words):
-        size = 64 if any("resize" in word or word.startswith("model=") for word in words) else 32
-        small += ["data.train=20", "data.val=2", "data.test=2", f"data.size=[{size},{size}]"]
+        small += ["data.train=20", "data.val=2", "data.test=2", "data.size=[64,64]"]
     if "encoder" not in " ".join(arguments) and "model=unet" in words:
         small.append("encoder.name=resnet10t")
     if verb == "tune":
