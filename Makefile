@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-cluster lint bench clean
+.PHONY: help install demo test test-slow test-docs coverage test-gpu test-cluster lint bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ test: $(INSTALLED)  ## all tests but the slow ones: at most 10 minutes on two co
 
 test-slow: $(INSTALLED)  ## tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+test-docs: $(INSTALLED)  ## every command of README and docs/, and the scripts in examples/
+	$(BIN)/python -m pytest -m docs
+
+coverage: $(INSTALLED)  ## which lines of seg_cli the tests reach, the slow ones too; 1 below 90%
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m 'not gpu and not slurm and not docs' --cov
 
 test-gpu: $(INSTALLED)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

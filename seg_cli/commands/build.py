@@ -11,6 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from seg_cli.config.flat import flat
+from seg_cli.config.secrets import is_masked
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
 
@@ -22,7 +24,17 @@ def build(config: Mapping[str, Any], group: str, **arguments: Any) -> Any:
         config: composed and resolved.
         group: ``model``, ``loss`` and so on.
         arguments: what the constructor is given besides the settings.
+
+    Raises:
+        UserError: for a setting that is a secret and was left out of the run's config.yaml.
     """
+    settings = config[group]
+    for key, value in flat(settings, f"{group}.").items() if isinstance(settings, Mapping) else ():
+        if is_masked(value):
+            raise UserError(
+                f"{key}: it is a secret, which no run directory keeps. Set an environment variable to it, and write "
+                f"${{oc.env:NAME}} for {value} in the run's config.yaml."
+            )
     return instantiate(OmegaConf.create(dict(config))[group], _convert_="all", **arguments)
 
 

@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seg_cli import __version__
+from seg_cli.config.secrets import without_secrets
 from seg_cli.runs.atomic import write_text
 
 _READABLE = ("file", "structured", "segrun-sums")
@@ -40,7 +41,7 @@ class Composer(ConfigLoaderImpl):
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.config_search_path, self.repository = loader.config_search_path, loader.repository
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._bases: dict[tuple[str, ...], bytes] = {}  # pickled, to be copied
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_bases": {}}
@@ -57,8 +58,8 @@ class Composer(ConfigLoaderImpl):
         if key not in self._bases:
             if len(self._bases) == _BASES:
                 self._bases.pop(next(iter(self._bases)))
-            self._bases[key] = super().load_sweep_config(master_config, choices)
-        cfg = copied(self._bases[key])
+            self._bases[key] = pickle.dumps(super().load_sweep_config(master_config, choices))
+        cfg: DictConfig = pickle.loads(self._bases[key])
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         dirname = cfg.hydra.job.config.override_dirname
         with open_dict(cfg.hydra):
@@ -127,10 +128,10 @@ class Store:
             overrides: of the job.
             config: resolved.
             written: the same as it was written. What holds the time, or refers to something else than the config, is
-                another next time, and not kept.
+                another next time, and not kept; nor are secrets.
         """
         refers = any("${" in override for override in overrides) or "${now:" in json.dumps(written)
-        if self._path is not None and not refers:
+        if self._path is not None and not refers and without_secrets(config, {}) == config:
             self._jobs[json.dumps(list(overrides))] = dict(config)
             self._changed = True
 

@@ -4,6 +4,7 @@ The run directory is the same; there are no epochs, and what was learned stands 
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from seg_cli.commands.build import build, build_model
 from seg_cli.commands.experiment import check_sample
 from seg_cli.commands.score import Scoring, draw_metrics, per_image_table, score_splits, split_results
 from seg_cli.commands.train import open_loggers, open_run, recorded
+from seg_cli.config.secrets import without_secrets
 from seg_cli.data.fewer import fewer
 from seg_cli.data.sample import Dataset
 from seg_cli.errors import UserError
@@ -128,7 +130,10 @@ def _learn(fit: Fit, directory: Run) -> float:
     )
     seconds = time.perf_counter() - began
     state = {f"model.{key}": value for key, value in fit.method.state_dict().items()}
-    about = {"config": json.dumps(fit.config, sort_keys=True), "classes": list(labels.names)}
+    about = {
+        "config": json.dumps(without_secrets(fit.config, os.environ), sort_keys=True),
+        "classes": list(labels.names),
+    }
     write_checkpoint(directory.best_checkpoint, {"state_dict": state, "epoch": 0, **about})
     write_json(directory.folder / "fitted.json", {"model": _name(fit.config), **fit.method.report(labels.names)})
     directory.write_metrics([])

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from seg_cli.commands.arguments import Parser
 from seg_cli.commands.comparing import check_finished, named, settings_of, verify
 from seg_cli.commands.resume import differences, with_settings, written
-from seg_cli.config.flat import flat
 from seg_cli.config.visible import visible
 from seg_cli.errors import UserError
 from seg_cli.runs import compare
@@ -136,9 +135,6 @@ def _recorded(original: Run, settings: list[str]) -> dict[str, Any]:
             f"{key}={written(now)}: {original.folder} had {written(before)}, and made again with another value it "
             "would be another run: begin one with segrun. Devices, workers, paths, names and loggers may be changed."
         )
-    for key, value in flat(config).items():
-        if isinstance(value, str) and (value == "***" or "://***@" in value):
-            raise UserError(f"{key}: it is a secret, which no run directory keeps. Type {key}=VALUE.")
     return config
 
 

@@ -12,6 +12,7 @@ from seg_cli.commands.arguments import Parser
 from seg_cli.config.choices import groups
 from seg_cli.config.flat import flat
 from seg_cli.config.paths import conf_dir
+from seg_cli.config.secrets import is_masked, mask_settings
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
 from seg_cli.models.classical import is_classical
@@ -125,9 +126,9 @@ def directory_state(directory: Run) -> str:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that decide what comes of a run and are not what they were: key -> (before, now).
 
-    A setting that is missing on one side is None there.
+    A setting that is missing on one side is None there. Secrets, which are written nowhere, are not compared.
     """
-    old, new = (flat(json.loads(json.dumps(config))) for config in (before, now))
+    old, new = (flat(json.loads(json.dumps(mask_settings(config)))) for config in (before, now))
     keys = [key for key in dict.fromkeys([*old, *new]) if not _is_one_of(key, _FREE)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
@@ -182,6 +183,9 @@ def with_settings(stored: Mapping[str, Any], settings: list[str], directory: Run
         node = OmegaConf.create(config)
         OmegaConf.update(node, key, value)
         config = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    for key, value in flat(config).items():
+        if is_masked(value):
+            raise UserError(f"{key}: it is a secret, which no run directory keeps. Type {key}=VALUE.")
     validate(OmegaConf.create({key: value for key, value in config.items() if key != "choices"}))
     return config
 

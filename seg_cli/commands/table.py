@@ -37,14 +37,18 @@ def main(argv: Sequence[str]) -> int:
 def _make(asked: argparse.Namespace, form: str) -> int:
     from rich.console import Console
 
-    from seg_cli.reports.table import Request, make_table
+    from seg_cli.reports.table import Request, make_tables
     from seg_cli.reports.table_check import differences, read_request
-    from seg_cli.reports.table_formats import FORMATS, to_terminal, to_text
+    from seg_cli.reports.table_formats import FORMATS
 
     given = _given(asked)
     request = read_request(asked.check) if asked.check and not {"rows", "columns"} <= given.keys() else Request()
     with Console(stderr=True).status("reading runs and comparing them"):
-        table = make_table(asked.folders, replace(request, **given))
+        tables = make_tables(asked.folders, replace(request, **given))
+    table = tables[0]
+    if len(tables) > 1:
+        _show_each(tables, asked, form)
+        return 0
     if asked.check:
         return _tell(asked.check, differences(asked.check, table))
     if asked.figures:
@@ -56,16 +60,37 @@ def _make(asked: argparse.Namespace, form: str) -> int:
         _write(asked.out, FORMATS[form](table))
         print(f"written: {asked.out}")
     elif form == "terminal":
-        console = Console(highlight=False)
-        if console.is_terminal:
-            console.print(to_terminal(table, console.width), soft_wrap=True)
-        else:
-            print(to_text(table), end="")
+        _show(table)
     else:
         print(FORMATS[form](table), end="")
     if asked.wandb is not None:
         _log_to_wandb(asked, table)
     return 0
+
+
+def _show(table: "Table") -> None:
+    from rich.console import Console
+
+    from seg_cli.reports.table_formats import to_terminal, to_text
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(to_terminal(table, console.width), soft_wrap=True)
+    else:
+        print(to_text(table), end="")
+
+
+def _show_each(tables: Sequence["Table"], asked: argparse.Namespace, form: str) -> None:
+    """Tables of several datasets, one below another. Raises UserError where there can only be one."""
+    own = [table.request.filters[-1] for table in tables]
+    if form != "terminal" or asked.check or asked.out or asked.figures or asked.wandb is not None:
+        raise UserError(
+            f"data: these runs are of {len(own)} datasets, and a table is of one. Type --filter {own[0]} (or "
+            f"{', '.join(own[1:4])}); to show them all in one, type --allow data."
+        )
+    for number, (name, table) in enumerate(zip(own, tables, strict=True)):
+        print(f"{chr(10) if number else ''}{name}")
+        _show(table)
 
 
 @contextmanager

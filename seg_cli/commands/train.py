@@ -23,6 +23,7 @@ from seg_cli.commands.composing import resolve
 from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare
 from seg_cli.commands.resume import resume_run
 from seg_cli.commands.score import draw_metrics, per_image_table, score_splits, split_results
+from seg_cli.config.secrets import without_secrets
 from seg_cli.config.visible import visible_lines
 from seg_cli.errors import SegrunError
 from seg_cli.inference.cost import peak_memory
@@ -149,7 +150,7 @@ def _write_environment(directory: Run, experiment: Experiment, checkpoint: Mappi
 def identity(experiment: Experiment, loggers: list[Logger]) -> dict[str, Any]:
     """What a checkpoint is of: the settings, the classes, and the W&B run that it goes on in."""
     return {
-        "config": json.dumps(experiment.config, sort_keys=True),
+        "config": json.dumps(without_secrets(experiment.config, os.environ), sort_keys=True),
         "classes": list(experiment.dataset.labels.names),
         "loggers": {type(logger).__name__.lower(): str(logger.version or "") for logger in loggers},
     }

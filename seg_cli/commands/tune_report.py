@@ -1,5 +1,6 @@
 """What a search says and leaves behind: lines about trials, a table, pictures, and the best as an experiment."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from seg_cli.config.secrets import mask_secrets, without_secrets
 from seg_cli.config.space import override
 from seg_cli.reports.search import SHOWN, Trial, ranked, search_csv, search_table
 from seg_cli.runs.atomic import write_text
@@ -38,7 +40,7 @@ def opening(tuning: "Tuning", study: Study) -> str:
     return (
         f"study {tuning.name}: {study.budget} trials{done}, {workers}, sampler {search.sampler.name}, pruner "
         f"{search.pruner.name}\nobjectives: {goals}; parameters: {names}\n"
-        f"all trials: segrun {' '.join(tuning.base)}\nstorage: {without_password(tuning.storage)}"
+        f"all trials: segrun {mask_secrets(' '.join(tuning.base))}\nstorage: {without_password(tuning.storage)}"
     )
 
 
@@ -184,6 +186,7 @@ def write_experiment(tuning: "Tuning", trial: Trial, path: Path, name: str) -> N
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# @package _global_\n# Trial {trial.number} of the study {tuning.name}: {values}\n"
+    content = without_secrets(content, os.environ)
     write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 

@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig
 
+from seg_cli.config.secrets import mask_secrets
+
 MATRIX = "hydra_plugins.segrun.Matrix"
 """What the sweeper of ``segrun -m`` is called. Hydra takes plugins from a namespace of its own alone."""
 
@@ -43,7 +45,7 @@ class JobLines(Callback):
             return
         of_all = f" of {self._jobs}" if self._jobs else ""
         number = job_number(Path(config.hydra.sweep.dir), config.hydra.job.num)
-        print(f"job {number + 1}{of_all}: {' '.join(_overrides(config))}", flush=True)
+        print(f"job {number + 1}{of_all}: {mask_secrets(' '.join(_overrides(config)))}", flush=True)
 
 
 def as_values(value: object) -> str:

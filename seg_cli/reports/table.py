@@ -102,7 +102,25 @@ def make_table(folders: Sequence[str | Path], request: Request) -> Table:
         UserError: if there is nothing to show, if the request does not fit the runs, or if runs cannot be compared.
     """
     found = collect(folders, evaluation=request.evaluation)
-    found = filtered(found, request.filters)
+    return _table_of(filtered(found, request.filters), folders, request)
+
+
+def make_tables(folders: Sequence[str | Path], request: Request) -> list[Table]:
+    """A table for each dataset, since scores on different ones cannot be compared; one where ``allow`` has ``data``.
+
+    Raises UserError as ``make_table`` does.
+    """
+    found = filtered(collect(folders, evaluation=request.evaluation), request.filters)
+    datasets = dict.fromkeys(record.choices.get("data", "") for record in found.records if record.finished)
+    if len(datasets) < 2 or "data" in (*request.allow, *request.rows):
+        return [_table_of(found, folders, request)]
+    own = [f"data={name}" for name in sorted(datasets)]
+    return [
+        _table_of(filtered(found, [one]), folders, replace(request, filters=(*request.filters, one))) for one in own
+    ]
+
+
+def _table_of(found: Collection, folders: Sequence[str | Path], request: Request) -> Table:
     split, records = _scored(found, request.split, folders, request.evaluation)
     for key in request.rows:
         Collection(records, []).check_key(key, f"--rows {key}")

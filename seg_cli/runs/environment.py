@@ -3,19 +3,19 @@
 import hashlib
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from seg_cli.config.secrets import mask_secrets
+
 _PACKAGES = (
     *("segrun", "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless"),
     *("numpy", "scipy", "scikit-image", "scikit-learn", "hydra-core", "omegaconf", "wandb", "pillow"),
     *("segmentation-models-pytorch", "monai", "transformers"),
 )
-_SECRET = re.compile(r"(?i)(\b[\w.-]*(?:key|token|password|passwd|secret)[\w-]*\s*[=:]\s*)\S+|(?<=://)[^/\s@]+(?=@)")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -35,11 +35,6 @@ def describe_environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         "cuda": torch.version.cuda if cuda else None,
     }
-
-
-def mask_secrets(text: str) -> str:
-    """The text with the values of keys, tokens and passwords, and the user part of URLs, replaced by ***."""
-    return _SECRET.sub(lambda match: (match.group(1) or "") + "***", text)
 
 
 def _describe_git(folder: Path) -> dict[str, str | bool] | None:

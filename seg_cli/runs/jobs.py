@@ -8,10 +8,11 @@ import json
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from seg_cli.config.secrets import mask_secrets
 from seg_cli.config.sweeps import ORDER
 from seg_cli.errors import UserError
 from seg_cli.runs.atomic import write_json
@@ -78,7 +79,7 @@ class Jobs:
         """Write a job's record."""
         self._records.mkdir(parents=True, exist_ok=True)
         # Not to the disk at once: after a power cut, a job without a record is looked up by its claim and its run.
-        write_json(self._records / f"{job.number}.json", asdict(job), flush=False)
+        write_json(self._records / f"{job.number}.json", _written(job), flush=False)
 
     def read(self, number: int) -> Job:
         """A job's record. A running one whose process is gone comes as ``lost``."""
@@ -99,7 +100,7 @@ class Jobs:
 
     def write_plan(self, jobs: Sequence[Job]) -> None:
         """Write down all jobs as they are before any is sent off, and which process is the matrix."""
-        plan = {"process": describe_runner(), "jobs": [asdict(job) for job in jobs]}
+        plan = {"process": describe_runner(), "jobs": [_written(job) for job in jobs]}
         write_json(self.folder / _PLAN, plan)
 
     def read_all(self) -> list[Job]:
@@ -176,6 +177,11 @@ def score_of(run: Run) -> float | None:
     """mIoU on test of a finished run. Raises UserError if its results.json is not there or damaged."""
     score = run.results.get("splits", {}).get("test", {}).get("miou")
     return None if score is None else float(score)
+
+
+def _written(job: Job) -> dict[str, Any]:
+    """A job's record: what it is shown by, and so without the secrets of who typed it."""
+    return {**vars(job), "overrides": [mask_secrets(text) for text in job.overrides]}
 
 
 def _gone(process: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
+from seg_cli.config.secrets import without_secrets
+from seg_cli.config.yaml_text import to_yaml
 from seg_cli.errors import UserError
 from seg_cli.runs.atomic import write_json, write_text
 
@@ -94,7 +98,8 @@ class Run:
     # ---- writing
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        """Write config.yaml. A secret among the settings stays out of it, see ``without_secrets``."""
+        write_text(self.folder / "config.yaml", to_yaml(without_secrets(config, os.environ)))
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_json(self.folder / "environment.json", environment)
@@ -155,6 +160,14 @@ class Run:
         path = self.folder / "config.yaml"
         try:
             config = OmegaConf.load(path)
+            OmegaConf.resolve(config)  # for secrets it has the names of environment variables
+        except InterpolationResolutionError:
+            named = re.findall(r"\$\{oc\.env:([^}]+)\}", path.read_text(encoding="utf-8"))
+            missing = ", ".join(dict.fromkeys(name for name in named if name not in os.environ)) or "unknown"
+            raise UserError(
+                f"{path}: it takes secrets from environment variables that are not set: {missing}. Set them as they "
+                "were when the run was made."
+            ) from None
         except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{path}: the file cannot be read ({error}).") from None
         if not isinstance(config, DictConfig) or "model" not in config:

@@ -9,6 +9,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def describe_runner() -> dict[str, Any]:
     """
     pid = os.getpid()
     job = os.environ.get("SLURM_JOB_ID")
-    return {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "job": job, "tries": _tries()}
+    return {"host": socket.gethostname(), "pid": pid, "born": _own_birth(pid), "job": job, "tries": _tries()}
 
 
 def rank() -> int:
@@ -115,6 +116,12 @@ def _born(pid: int) -> int | None:
     """When a process began, in ticks since the machine did; None where the system does not tell."""
     fields = _fields(pid)
     return int(fields[19]) if fields else None
+
+
+@cache
+def _own_birth(pid: int) -> int | None:
+    """Of this process, which is asked for at every sign of life; by its number, since it may be a fork of another."""
+    return _born(pid)
 
 
 def _state(pid: int) -> str | None:

@@ -18,9 +18,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from seg_cli.config.secrets import mask_settings
 from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.errors import UserError
-from seg_cli.runs.secrets import mask_settings
 from seg_cli.training.wandb_runs import MODES, abandon, filing, reason, start_run
 
 if TYPE_CHECKING:

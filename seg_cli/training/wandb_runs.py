@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from seg_cli.runs.environment import mask_secrets
+from seg_cli.config.secrets import mask_secrets
 
 _log = logging.getLogger(__name__)
 

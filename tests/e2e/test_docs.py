@@ -1,4 +1,4 @@
-"""Every segrun command that the README and the docs show is one that segrun understands."""
+"""Every segrun command that the README, the docs and the help texts show is one that segrun understands."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from seg_cli.commands.help import VERBS, help_text
 from seg_cli.config.choices import choices, groups
 from tests.e2e.conftest import Outcome
 
@@ -16,8 +17,9 @@ PAGES_TEXT = "\n".join(page.read_text() for page in PAGES)
 
 
 def commands() -> list[str]:
-    """The lines of shell blocks, and inline code, that begin with segrun and are whole commands."""
-    found = []
+    """The lines of shell blocks and help texts, and inline code, that begin with segrun and are whole commands."""
+    helped = "\n".join(help_text(verb) for verb in (None, *VERBS))
+    found = [line.strip().partition("  ")[0] for line in helped.splitlines() if re.match(r"  segrun [^[]*$", line)]
     for page in PAGES:
         text = page.read_text()
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
@@ -50,7 +52,8 @@ def test_command_is_understood(segrun: Callable[..., Outcome], tmp_path: Path, c
         "# @package _global_\n# Two seeds\nhydra: {sweeper: {params: {seed: [0, 1]}}}\n"
     )
     (own / "experiment" / "street.yaml").write_text(re.search(r"```yaml\n(# @package.*?)```", PAGES_TEXT, re.DOTALL)[1])  # type: ignore[index]
-    arguments = shlex.split(command.replace("--config-dir DIR", "--config-dir my_conf"))[1:]
+    (own / "experiment" / "best.yaml").write_text("# @package _global_\n# The best of a search\nname: best\n")
+    arguments = shlex.split(re.sub(r"--config-dir (DIR|outputs/lr_wd)", "--config-dir my_conf", command))[1:]
     plain = arguments and arguments[0] in ("list", "doctor", "--help", "--version", "--completion")
     composing = [] if plain else ["--cfg", "job"]
     if "-m" in arguments:  # --cfg shows one job, here that of the first values

@@ -1,8 +1,9 @@
-"""The wheel as a stranger gets it: built, installed into an empty environment, called from another folder."""
+"""The source archive and the wheel made from it, as a stranger gets them: installed, and called from another folder."""
 
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -16,17 +17,29 @@ REPOSITORY = Path(__file__).parents[2]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     # Without isolation the build uses the hatchling of this environment, and needs no network.
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
     subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
 
 
-def test_every_yaml_is_in_the_wheel(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    for path in (REPOSITORY / "conf").rglob("*.yaml"):
-        assert f"seg_cli/conf/{path.relative_to(REPOSITORY / 'conf')}" in names
-    assert "seg_cli/cli.py" in names
-    assert not [name for name in names if name.startswith(("tests", "conf/", "outputs"))]
+def files_of(*folders: str) -> set[str]:
+    paths = (path for folder in folders for path in (REPOSITORY / folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(REPOSITORY)) for path in paths if "__pycache__" not in path.parts}
+
+
+def test_the_source_archive_has_all_that_is_needed_to_test_and_to_read(wheel: Path) -> None:
+    with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert files_of("seg_cli", "conf", "tests", "docs", "bench", "examples") <= names
+    for name in ("Makefile", "constraints.txt", "README.md", "LICENSE", "CHANGELOG.md", ".ci/run", "outputs/README.md"):
+        assert name in names
+    assert not [name for name in names if name.startswith((".venv", "outputs/2", "dist"))]
+
+
+def test_every_file_of_the_package_and_of_conf_is_in_the_wheel(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name if name.startswith("seg_cli") else f"seg_cli/{name}" for name in files_of("seg_cli", "conf")} <= names
+    assert not [name for name in names if name.startswith(("tests", "conf/", "outputs", "docs", "bench"))]
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from seg_cli.config.secrets import mask_secrets
 from seg_cli.runs import environment
-from seg_cli.runs.environment import describe_environment, mask_secrets
+from seg_cli.runs.environment import describe_environment
 
 
 @pytest.mark.parametrize(

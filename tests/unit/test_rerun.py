@@ -15,11 +15,11 @@ from seg_cli import cli
 from seg_cli.commands.comparing import settings_of
 from seg_cli.commands.completion import candidates
 from seg_cli.commands.rerun import _check_same_start, _recorded
+from seg_cli.config.secrets import mask_settings
 from seg_cli.config.visible import visible
 from seg_cli.errors import UserError
 from seg_cli.runs.fingerprint import fingerprint
 from seg_cli.runs.run import Run
-from seg_cli.runs.secrets import mask_settings
 from seg_cli.runs.steps import read_steps
 from seg_cli.training.loop import Loop
 from tests.unit import tiny
@@ -122,23 +122,6 @@ def test_a_secret_has_to_be_typed_again(original: Run, config: dict[str, Any]) -
         _recorded(Run.open("r"), [])
     again = _recorded(Run.open("r"), ["logger.own.api_key=abc"])
     assert again["logger"]["own"]["api_key"] == "abc"
-
-
-@pytest.mark.parametrize(
-    ("settings", "masked"),
-    [
-        ({"api_key": "a", "token": "b", "my-secret": "c", "passwords": "d"}, "***"),
-        ({"root": "https://me:abc@host/path"}, "https://***@host/path"),
-        ({"url": "https://host/?token=abc"}, "https://host/?token=***"),
-    ],
-)
-def test_secrets_among_settings(settings: dict[str, str], masked: str) -> None:
-    assert set(mask_settings({"own": [settings]})["own"][0].values()) == {masked}
-
-
-def test_what_is_no_secret_stays() -> None:
-    plain_settings = {"key": 3, "token": None, "monkey": "a", "tokens_per": 1.5, "keyboard": "b", "name": "x", "a": [1]}
-    assert mask_settings(plain_settings) == plain_settings
 
 
 # ---- what the run began with

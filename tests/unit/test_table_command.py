@@ -112,3 +112,22 @@ def test_a_wrong_request_is_one_paragraph(
     assert error.startswith("error: ")
     assert said in " ".join(error.split())
     assert "Traceback" not in error
+
+
+def test_runs_of_several_datasets_come_as_a_table_each(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in ("unet", "fpn"):
+        folder = Path("outputs") / f"own_{model}"
+        write_run(folder, model=model, miou=0.7, classes=("sky", "sea", "land"), choices={"data": "folder"})
+    assert table("outputs", "--show", "none") == 0
+    shown = capfd.readouterr().out.splitlines()
+    own, shapes = shown.index("data=folder"), shown.index("data=shapes")
+    assert own == 0 < shapes
+    assert sum("unet" in line.split()[:1] for line in shown[own:shapes]) == 1
+    assert sum(line.split()[:1] == ["segnet"] for line in shown) == 1
+    assert table("outputs", "--out", "table.md") == 2
+    assert "of 2 datasets" in (said := capfd.readouterr().err)
+    assert "--filter data=folder" in said
+    assert not Path("table.md").exists()
+    assert table("outputs", "--filter", "data=folder", "--out", "table.md") == 0
