@@ -34,7 +34,7 @@ from seg_cli.commands.multirun import identify, judge, run_at
 from seg_cli.config.schema import validate
 from seg_cli.config.sweeps import MATRIX, as_values
 from seg_cli.errors import RunFailed, SegrunError, UserError
-from seg_cli.reports.jobs import count_states, job_table, varied
+from seg_cli.reports.jobs import count_states, end_line, job_table, varied
 from seg_cli.runs.claims import Note, Place, all_newest, record
 from seg_cli.runs.jobs import Job, Jobs
 from seg_cli.runs.known import known_runs
@@ -244,7 +244,7 @@ class Matrix(Sweeper):
         for ever."""
         ours = getattr(self.launcher, "comes_back_last", False)  # also knows of jobs that are in the queue again
         on_cluster = "slurm" in type(self.launcher).__name__.lower() and not ours
-        lost: set[int] = set()
+        ended: set[int] = set()
         going, began, ended_at = list(numbers), set[int](), None
         while going:
             thread.join(_LOOK)
@@ -252,12 +252,13 @@ class Matrix(Sweeper):
                 ended_at = time.monotonic()
             for number in list(going):
                 job = self._jobs.read(number)
-                if job.state == "lost" and number not in lost:
-                    print(f"lost: job {number + 1} ({job.reason})", flush=True)
-                    lost.add(number)
+                if job.state in ("waiting", "running"):
+                    ended.discard(number)
+                elif number not in ended:
+                    ended.add(number)
+                    print(end_line(job, ended=len(ended), of=len(numbers)), flush=True)
                 if job.state == "running":
                     began.add(number)
-                    lost.discard(number)
                 elif job.state == "waiting":
                     began.discard(number)
                 elif ended_at is not None or not ours:

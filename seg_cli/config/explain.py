@@ -227,7 +227,10 @@ def _instantiation(error: InstantiationException) -> SegrunError | None:
     name = target.rpartition(".")[2]
     reason = " ".join(str(cause).split()).partition(" Are you sure")[0]
     if message.startswith("Error locating target"):
-        return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).")
+        package, how = target.partition(".")[0], ""
+        if f"No module named '{package}'" in reason:  # the package itself, and not one of its parts that is misspelt
+            how = f" Where is {package}? Type export PYTHONPATH=DIR with the folder it lies in, or pip install -e DIR."
+        return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).{how}")
     # A class without a constructor of its own has torch.nn.Module's, which refuses settings in its own code.
     if isinstance(cause, TypeError) and (_raised_by(cause, "hydra.") or reason.startswith(f"{name}.__init__() got")):
         return UserError(_wrong_settings(key, target, name, reason))

@@ -40,6 +40,14 @@ def job_table(jobs: Sequence[Job], names: Sequence[str]) -> Table:
     return table
 
 
+def end_line(job: Job, *, ended: int, of: int) -> str:
+    """``finished: job 5 model=fpn seed=1, mIoU 0.4213 (12 of 24 ended)``: that a job has ended, and how."""
+    score = "" if job.score is None else f", mIoU {job.score:.4f}"
+    reason = f": {job.reason}" if job.reason else ""
+    state, what = WORDS.get(job.state, job.state), " ".join(job.overrides)
+    return plain(f"{state}: job {job.number + 1} {what}{score} ({ended} of {of} ended){reason}".replace("\n", " "))
+
+
 def count_states(jobs: Sequence[Job]) -> str:
     """``5 finished, 1 failed``."""
     counts = Counter(WORDS.get(job.state, job.state) for job in jobs)
