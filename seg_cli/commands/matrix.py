@@ -34,7 +34,7 @@ from seg_cli.commands.multirun import identify, judge, run_at
 from seg_cli.config.schema import validate
 from seg_cli.config.sweeps import MATRIX, as_values
 from seg_cli.errors import RunFailed, SegrunError, UserError
-from seg_cli.reports.jobs import count_states, end_line, job_table, varied
+from seg_cli.reports.jobs import count_states, end_line, job_table, known_line, varied
 from seg_cli.runs.claims import Note, Place, all_newest, record
 from seg_cli.runs.jobs import Job, Jobs
 from seg_cli.runs.known import known_runs
@@ -95,7 +95,8 @@ class Matrix(Sweeper):
         self.launcher = self._make_launcher()
         jobs, twins = self._survey(overrides)
         todo = [job.number for job in jobs if job.state == "waiting" and job.number not in twins]
-        _say_what_is_known(jobs, len(todo))
+        if known := known_line(jobs, todo=len(todo)):
+            print(known, flush=True)
         self._jobs.write_plan(jobs)
         try:
             if todo:
@@ -106,7 +107,7 @@ class Matrix(Sweeper):
             self._show(jobs)
             interrupt.add_note(f"{count_states(jobs)}. To go on: the same command again.")
             raise
-        jobs = self._collect(jobs, todo, twins)
+        jobs = self._look_again(self._collect(jobs, todo, twins), overrides)
         self._conclude(jobs)
         return None
 
@@ -299,6 +300,19 @@ class Matrix(Sweeper):
             )
         return found
 
+    def _look_again(self, jobs: list[Job], overrides: Sequence[list[str]]) -> list[Job]:
+        """What has become since of those that somebody else was making."""
+        theirs = [job.number for job in jobs if job.state == "elsewhere"]
+        found, twins = self._survey([overrides[number] for number in theirs])
+        for number, now in zip(theirs, found, strict=True):
+            if now.state == "waiting" and now.number not in twins:
+                jobs[number] = replace(
+                    jobs[number], state="lost", reason="who was making it has ended without a result"
+                )
+            elif now.state != "elsewhere" and now.number not in twins:
+                jobs[number] = replace(now, number=number, remark="made elsewhere")
+        return jobs
+
     def _show(self, jobs: Sequence[Job]) -> None:
         if not all(job.wrong for job in jobs):  # otherwise the errors have said it all
             console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 1000)
@@ -312,6 +326,12 @@ class Matrix(Sweeper):
             raise UserError(f"none of the {len(jobs)} jobs was a request that can be carried out; see above.")
         undone = [job for job in jobs if job.state not in ("finished", "elsewhere")]
         if not undone:
+            if going := sum(job.state == "elsewhere" for job in jobs):
+                print(
+                    f"{going} are still being made elsewhere (segrun status {self._jobs.folder} --follow); then type "
+                    "the same command again for the table of all",
+                    flush=True,
+                )
             self._make_table(jobs)
             return
         failed = any(job.state == "failed" for job in undone)
@@ -361,14 +381,6 @@ def _look_up(
     if verdict.run is not None and (note is None or note.run != verdict.run.folder):
         record(place, fingerprint, verdict.run.folder)  # whoever takes the job finds it there
     return job
-
-
-def _say_what_is_known(jobs: Sequence[Job], todo: int) -> None:
-    known = [job for job in jobs if job.state != "waiting"]
-    if known:
-        failed = any(job.state == "failed" for job in known)
-        hint = " (retry=failed tries those again that failed)" if failed else ""
-        print(f"{len(jobs)} jobs: {count_states(known)} before{hint}, {todo} to do", flush=True)
 
 
 def _check_alone() -> None:

@@ -48,6 +48,16 @@ def end_line(job: Job, *, ended: int, of: int) -> str:
     return plain(f"{state}: job {job.number + 1} {what}{score} ({ended} of {of} ended){reason}".replace("\n", " "))
 
 
+def known_line(jobs: Sequence[Job], *, todo: int) -> str:
+    """What is known of jobs before any of a matrix is sent off; empty where nothing is."""
+    known = [job for job in jobs if job.state != "waiting"]
+    if not known:
+        return ""
+    failed = any(job.state == "failed" for job in known)
+    hint = " (retry=failed tries those again that failed)" if failed else ""
+    return f"{len(jobs)} jobs: {count_states(known)} before{hint}, {todo} to do"
+
+
 def count_states(jobs: Sequence[Job]) -> str:
     """``5 finished, 1 failed``."""
     counts = Counter(WORDS.get(job.state, job.state) for job in jobs)
