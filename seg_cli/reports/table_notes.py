@@ -53,7 +53,7 @@ def _measured(records: Sequence[Record], findings: Findings, request: "Request")
     parts = [f"{_some(of.get('images') for of in scores)} images of {split}"]
     if findings.groups:
         parts[0] += f" in {findings.groups} groups"
-    sizes = {" x ".join(map(str, size)) for r in records if isinstance(size := data_of(r).get("image_size"), list)}
+    sizes = {" × ".join(map(str, size)) for r in records if isinstance(size := data_of(r).get("image_size"), list)}
     if sizes:
         parts.append(f"the first of {_some(sizes)} pixels")
     voids = {of.get("void", "ignored") for of in scores}
