@@ -327,11 +327,9 @@ class Matrix(Sweeper):
         undone = [job for job in jobs if job.state not in ("finished", "elsewhere")]
         if not undone:
             if going := sum(job.state == "elsewhere" for job in jobs):
-                print(
-                    f"{going} are still being made elsewhere (segrun status {self._jobs.folder} --follow); then type "
-                    "the same command again for the table of all",
-                    flush=True,
-                )
+                folder = self._jobs.folder
+                print(f"still being made elsewhere: {going}. Follow them: segrun status {folder} --follow", flush=True)
+                print("then, for the table of all: the same command again", flush=True)
             self._make_table(jobs)
             return
         failed = any(job.state == "failed" for job in undone)

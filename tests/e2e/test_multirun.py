@@ -159,9 +159,36 @@ def test_a_run_that_another_process_is_making_is_left_alone(segrun: Callable[...
         assert left.status == 0
         assert "2 jobs: 1 running before, 1 to do" in left.out
         assert f"process {other.pid}" in left.out
+        assert "still being made elsewhere: 1" in left.out, "and what to type then"
         other.kill()
     done = segrun("-m", "seed=1,2")
     assert (done.status, quick[1:]) == (0, ["begin 1", "resume 0"])
+
+
+def test_what_others_finish_meanwhile_counts(
+    segrun: Callable[..., Outcome], quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seg_cli.commands import multirun
+
+    assert segrun("-m", "seed=1").status == 0
+    ((name, status),) = runs().items()
+    file, begin = Path("outputs/shapes") / name / "status.json", multirun._train
+
+    def meanwhile(cfg: DictConfig) -> float | None:
+        write_json(file, status)
+        return begin(cfg)
+
+    monkeypatch.setattr(multirun, "_train", meanwhile)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        process = status["process"] | {"pid": other.pid, "born": _born(other.pid)}
+        write_json(file, status | {"state": "running", "process": process})
+        both = segrun("-m", "seed=1,2")
+        other.kill()
+    assert both.status == 0
+    assert "1 running before, 1 to do" in both.out
+    assert "made elsewhere" in both.out
+    assert "0.0100" in both.out, "its score"
+    assert "still being made" not in both.out
 
 
 def test_a_run_directory_that_was_removed_is_made_again(segrun: Callable[..., Outcome], quick: list[str]) -> None:
