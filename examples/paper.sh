@@ -85,7 +85,7 @@ step "The same command again: what is finished is skipped, what was begun is gon
 "${matrix[@]}"
 
 step "And once more: nothing is left to do"
-"${matrix[@]}" | head -3
+"${matrix[@]}" | sed -n 1,3p
 
 step "A search for the best loss and learning rate, with two workers. Trials are runs, too"
 segrun tune "${own[@]}" sweep=poly1 experiment=camvid_tiny model=lraspp name=search workers=2 "${where[@]}"
