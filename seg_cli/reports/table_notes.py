@@ -1,5 +1,6 @@
 """What stands below a table: what was measured, on what, how bold was decided, and what was left out and why."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _SPEEDS = ("images_per_second", "train_seconds", "data_wait", "peak_memory_bytes")
 _SOME = 3
+
+_ABOUT_INTERVALS = re.compile(r"[\d.]+% intervals: |Intervals ")
+"""Notes of ``statistics.notes`` that are out of place under a table without intervals."""
 
 
 def notes_of(
@@ -39,7 +43,7 @@ def notes_of(
         *_measured(records, findings, request),
         *_confounds(rows, request),
         _seeds(rows, findings),
-        *findings.notes,
+        *(note for note in findings.notes if "ci" in request.show or not _ABOUT_INTERVALS.match(note)),
         *_plain(columns, findings),
         *findings.untested,
         *_made(records, columns),
