@@ -32,8 +32,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--yes", action="store_true")
     asked = parser.parse_intermixed_args(list(argv))
     if len(asked.folders) != 1:
+        newest = _newest()
         raise UserError(
-            "cancel: of what? Type segrun cancel outputs/.sweeps/<time> for a matrix, or segrun cancel outputs/<name>."
+            f"cancel: of what? Type segrun cancel {newest or 'outputs/.sweeps/<time>'} for "
+            f"{'the newest' if newest else 'a'} matrix, or segrun cancel outputs/<name>."
         )
     folder = find(asked.folders[0])
     going = _going(look(folder))
@@ -52,6 +54,13 @@ def main(argv: Sequence[str]) -> int:
         where = sorted({_named(run.process) for run in left})
         raise RunFailed(f"Still running: {'; '.join(where)}. End them there, with kill.")
     return 0
+
+
+def _newest() -> Path | None:
+    try:
+        return find(None)
+    except UserError:
+        return None
 
 
 def _going(runs: Sequence[Progress]) -> list[Progress]:

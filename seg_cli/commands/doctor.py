@@ -19,6 +19,8 @@ from rich.text import Text
 
 from seg_cli.commands.arguments import Parser
 from seg_cli.config.choices import choices
+from seg_cli.errors import UserError
+from seg_cli.runs import slurm
 
 _GIB = 2**30
 _SMALL_DISK = 5 * _GIB
@@ -65,6 +67,7 @@ def examine() -> Iterator[Finding]:
     if torch_works:
         yield from _devices()
         yield from _wandb()
+    yield from _cluster()
     yield from _data()
 
 
@@ -188,6 +191,22 @@ def _wandb() -> Iterator[Finding]:
     }
     advice = None if mode == "online" else "To log online, type: wandb login"
     yield Finding("W&B", "mode", f"{mode}: {why[mode]}", advice)
+
+
+def _cluster() -> Iterator[Finding]:
+    """Partitions of SLURM, where its commands are: what ``hydra.launcher.*`` may ask for."""
+    if not slurm.is_there():
+        return
+    try:
+        found = slurm.partitions()
+    except UserError as error:
+        advice = "Type sinfo; does SLURM_CONF have to be set? Or run jobs here: hydra/launcher=joblib"
+        yield Finding("SLURM", "sinfo", str(error), advice)
+        return
+    for nodes in found:
+        value = f"{nodes.count} x {nodes.cpus} cores, {nodes.memory / 1024:.1f} GiB, {nodes.gpus} GPUs"
+        limit = "" if nodes.minutes is None else f", {nodes.minutes:g} minutes"
+        yield Finding("SLURM", nodes.partition, f"{value}{limit}{' (the default one)' * nodes.default}")
 
 
 def _data() -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from seg_cli.commands import slurm_checks
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.runs import slurm
+from seg_cli.runs.jobs import Jobs
 
 _LOOK = 2.0
 """Seconds between two looks into SLURM's queue."""
@@ -221,9 +222,17 @@ class Slurm(_Launcher):
             slurm.note_submitted(self._folder, [job.job_id for job in jobs[start:]])
         named = jobs[0].job_id + (f" to {jobs[-1].job_id}" if len(jobs) > 1 else "")
         print(f"SLURM has taken {len(jobs)} job{'s' * (len(jobs) > 1)}: {named}", flush=True)
+        self._say_where(jobs[0].paths.stdout.parent.parent)
         _wait_for([job.job_id for job in jobs])
         end = time.monotonic() + _SETTLE
         return [_returned(job, end=end) for job in jobs]
+
+    def _say_where(self, logs: Path) -> None:
+        """Where what the jobs say is written; of a matrix, which alone has a folder of jobs, also how to watch it."""
+        folder = self._folder
+        if Jobs(folder).is_there:
+            print(f"watch: segrun status {folder} --follow\nend: segrun cancel {folder}")
+        print(f"logs: {os.path.relpath(logs)}/*/*.out", flush=True)
 
 
 class Ray(_Launcher):

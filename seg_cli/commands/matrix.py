@@ -36,7 +36,7 @@ from seg_cli.config.secrets import mask_settings
 from seg_cli.config.sweeps import MATRIX, as_values
 from seg_cli.config.yaml_text import to_yaml
 from seg_cli.errors import RunFailed, SegrunError, UserError
-from seg_cli.reports.jobs import count_states, job_table, varied
+from seg_cli.reports.jobs import count_states, end_line, job_table, known_line, varied
 from seg_cli.runs.atomic import write_text
 from seg_cli.runs.claims import Note, Place, all_newest, record
 from seg_cli.runs.jobs import Job, Jobs
@@ -99,7 +99,8 @@ class Matrix(Sweeper):
         self.launcher = self._make_launcher()
         jobs, twins = self._survey(overrides)
         todo = [job.number for job in jobs if job.state == "waiting" and job.number not in twins]
-        _say_what_is_known(jobs, len(todo))
+        if known := known_line(jobs, todo=len(todo)):
+            print(known, flush=True)
         self._jobs.write_plan(jobs)
         try:
             if todo:
@@ -110,7 +111,7 @@ class Matrix(Sweeper):
             self._show(jobs)
             interrupt.add_note(f"{count_states(jobs)}. To go on: the same command again.")
             raise
-        jobs = self._collect(jobs, todo, twins)
+        jobs = self._look_again(self._collect(jobs, todo, twins), overrides)
         self._conclude(jobs)
         return None
 
@@ -247,7 +248,7 @@ class Matrix(Sweeper):
         for ever."""
         ours = getattr(self.launcher, "comes_back_last", False)  # also knows of jobs that are in the queue again
         on_cluster = "slurm" in type(self.launcher).__name__.lower() and not ours
-        lost: set[int] = set()
+        ended: set[int] = set()
         going, began, ended_at = list(numbers), set[int](), None
         while going:
             thread.join(_LOOK)
@@ -255,12 +256,13 @@ class Matrix(Sweeper):
                 ended_at = time.monotonic()
             for number in list(going):
                 job = self._jobs.read(number)
-                if job.state == "lost" and number not in lost:
-                    print(f"lost: job {number + 1} ({job.reason})", flush=True)
-                    lost.add(number)
+                if job.state in ("waiting", "running"):
+                    ended.discard(number)
+                elif number not in ended:
+                    ended.add(number)
+                    print(end_line(job, ended=len(ended), of=len(numbers)), flush=True)
                 if job.state == "running":
                     began.add(number)
-                    lost.discard(number)
                 elif job.state == "waiting":
                     began.discard(number)
                 elif ended_at is not None or not ours:
@@ -301,6 +303,19 @@ class Matrix(Sweeper):
             )
         return found
 
+    def _look_again(self, jobs: list[Job], overrides: Sequence[list[str]]) -> list[Job]:
+        """What has become since of those that somebody else was making."""
+        theirs = [job.number for job in jobs if job.state == "elsewhere"]
+        found, twins = self._survey([overrides[number] for number in theirs])
+        for number, now in zip(theirs, found, strict=True):
+            if now.state == "waiting" and now.number not in twins:
+                jobs[number] = replace(
+                    jobs[number], state="lost", reason="who was making it has ended without a result"
+                )
+            elif now.state != "elsewhere" and now.number not in twins:
+                jobs[number] = replace(now, number=number, remark="made elsewhere")
+        return jobs
+
     def _show(self, jobs: Sequence[Job]) -> None:
         if not all(job.wrong for job in jobs):  # otherwise the errors have said it all
             console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 1000)
@@ -314,6 +329,10 @@ class Matrix(Sweeper):
             raise UserError(f"none of the {len(jobs)} jobs was a request that can be carried out; see above.")
         undone = [job for job in jobs if job.state not in ("finished", "elsewhere")]
         if not undone:
+            if going := sum(job.state == "elsewhere" for job in jobs):
+                folder = self._jobs.folder
+                print(f"still being made elsewhere: {going}. Follow them: segrun status {folder} --follow", flush=True)
+                print("then, for the table of all: the same command again", flush=True)
             self._make_table(jobs)
             return
         failed = any(job.state == "failed" for job in undone)
@@ -363,14 +382,6 @@ def _look_up(
     if verdict.run is not None and (note is None or note.run != verdict.run.folder):
         record(place, fingerprint, verdict.run.folder)  # whoever takes the job finds it there
     return job
-
-
-def _say_what_is_known(jobs: Sequence[Job], todo: int) -> None:
-    known = [job for job in jobs if job.state != "waiting"]
-    if known:
-        failed = any(job.state == "failed" for job in known)
-        hint = " (retry=failed tries those again that failed)" if failed else ""
-        print(f"{len(jobs)} jobs: {count_states(known)} before{hint}, {todo} to do", flush=True)
 
 
 def _check_alone() -> None:

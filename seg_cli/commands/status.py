@@ -47,9 +47,12 @@ def summary(folder: Path, runs: Sequence[Progress]) -> str:
         matrix = jobs.matrix
         if matrix is not None:
             said.append(f"sent off by process {matrix['pid']}")
+        stuck = {"lost", "interrupted"}
         if queued := in_queue(folder):
             said.append(f"{len(queued)} in SLURM's queue")
-        elif matrix is None and any(run.job.state == "waiting" for run in runs):
+        else:
+            stuck.add("waiting")
+        if matrix is None and any(run.job.state in stuck for run in runs):
             said.append("nobody sends off the rest; the same command again goes on")
     return "; ".join(said)
 

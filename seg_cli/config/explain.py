@@ -229,7 +229,10 @@ def _instantiation(error: InstantiationException) -> SegrunError | None:
     name = target.rpartition(".")[2]
     reason = " ".join(str(cause).split()).partition(" Are you sure")[0]
     if message.startswith("Error locating target"):
-        return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).")
+        package, how = target.partition(".")[0], ""
+        if f"No module named '{package}'" in reason:  # the package itself, and not one of its parts that is misspelt
+            how = f" Where is {package}? Type export PYTHONPATH=DIR with the folder it lies in, or pip install -e DIR."
+        return UserError(f"{key}._target_={target}: there is no such class or function ({reason}).{how}")
     if cause is None and message.startswith("Target '"):  # one of those that Hydra calls for no configuration
         return UserError(
             f"{key}._target_={target}: it is not called, since a configuration could do anything with it. Name a class "

@@ -41,6 +41,24 @@ def job_table(jobs: Sequence[Job], names: Sequence[str]) -> Table:
     return table
 
 
+def end_line(job: Job, *, ended: int, of: int) -> str:
+    """``finished: job 5 model=fpn seed=1, mIoU 0.4213 (12 of 24 ended)``: that a job has ended, and how."""
+    score = "" if job.score is None else f", mIoU {job.score:.4f}"
+    reason = f": {job.reason}" if job.reason else ""
+    state, what = WORDS.get(job.state, job.state), " ".join(job.overrides)
+    return plain(f"{state}: job {job.number + 1} {what}{score} ({ended} of {of} ended){reason}".replace("\n", " "))
+
+
+def known_line(jobs: Sequence[Job], *, todo: int) -> str:
+    """What is known of jobs before any of a matrix is sent off; empty where nothing is."""
+    known = [job for job in jobs if job.state != "waiting"]
+    if not known:
+        return ""
+    failed = any(job.state == "failed" for job in known)
+    hint = " (retry=failed tries those again that failed)" if failed else ""
+    return f"{len(jobs)} jobs: {count_states(known)} before{hint}, {todo} to do"
+
+
 def count_states(jobs: Sequence[Job]) -> str:
     """``5 finished, 1 failed``."""
     counts = Counter(WORDS.get(job.state, job.state) for job in jobs)

@@ -264,8 +264,8 @@ def seeds_note(seeds: int) -> str:
     if seeds < 2:
         return "One seed: nothing is known about the spread over seeds; another training may give another order."
     note = (
-        f"{seeds} seeds: ± is their standard deviation. Tests are over images: they tell these trained networks apart, "
-        "and do not say that training again gives the same order."
+        f"{seeds} seeds: ± is their standard deviation. Tests are over images or their groups: they tell these trained "
+        "networks apart, and do not say that training again gives the same order."
     )
     if seeds < 6:
         note += f" No rank test over {seeds} seeds can be significant (exact Wilcoxon: p ≥ {2 / 2**seeds:.4g})."
@@ -280,20 +280,21 @@ def notes(
     if units < 2:
         only = "image" if images < 2 else "group of images"
         return [f"A single {only}: no interval and no test is possible, and nothing can be told apart."]
+    name = "images" if units == images else "groups"
     what = f"{units} images" if units == images else f"{units} groups of {images} images in all"
     if units < FEW:
-        test = "paired t-test over them, Holm over all comparisons"
+        test = f"paired t-test over {name}, Holm over all comparisons"
         said = [
             f"{level:.0%} intervals: jackknife over {what}, t distribution with {units - 1} "
             f"degree{'s' if units > 2 else ''} of freedom.",
-            "With so few, intervals and tests suppose that what is different between them is normal, and can find "
-            "little; another set of them may look different.",
+            f"With {units} {name}, intervals and tests assume that differences between {name} are normally "
+            f"distributed, and can show little; other {name} may give another order.",
         ]
     else:
-        test = "paired sign flips over them, step-down maximum over all comparisons"
+        test = f"paired sign flips over {name}, step-down maximum over all comparisons"
         said = [f"{level:.0%} intervals: bootstrap over {what}, {resamples:,} resamples."]
         if units < 20:
-            said.append("Intervals over so few are rough: of 95% ones, about 93% hold the truth.")
+            said.append(f"Intervals over {units} {name} are rough: of 95% ones, about 93% hold the truth.")
     if methods > 1:
         said.append(f"Bold: the best, and all that cannot be told from it (p ≥ {1 - level:.2g}; {test}).")
     return said

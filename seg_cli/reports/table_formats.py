@@ -142,6 +142,7 @@ _TEX = {
     "Δ": r"$\Delta$",
     "≥": r"$\geq$",
     "·": r"$\cdot$",
+    "×": r"$\times$",
 }
 _IN_PDFLATEX = {*_TEX, *"–—‘’“”…"}
 _DASH = "\0"  # which no visible text has

@@ -1,5 +1,6 @@
 """What stands below a table: what was measured, on what, how bold was decided, and what was left out and why."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _SPEEDS = ("images_per_second", "train_seconds", "data_wait", "peak_memory_bytes")
 _SOME = 3
+
+_ABOUT_INTERVALS = re.compile(r"[\d.]+% intervals: |Intervals ")
+"""Notes of ``statistics.notes`` that are out of place under a table without intervals."""
 
 
 def notes_of(
@@ -39,7 +43,7 @@ def notes_of(
         *_measured(records, findings, request),
         *_confounds(rows, request),
         _seeds(rows, findings),
-        *findings.notes,
+        *(note for note in findings.notes if "ci" in request.show or not _ABOUT_INTERVALS.match(note)),
         *_plain(columns, findings),
         *findings.untested,
         *_made(records, columns),
@@ -53,7 +57,7 @@ def _measured(records: Sequence[Record], findings: Findings, request: "Request")
     parts = [f"{_some(of.get('images') for of in scores)} images of {split}"]
     if findings.groups:
         parts[0] += f" in {findings.groups} groups"
-    sizes = {" x ".join(map(str, size)) for r in records if isinstance(size := data_of(r).get("image_size"), list)}
+    sizes = {" × ".join(map(str, size)) for r in records if isinstance(size := data_of(r).get("image_size"), list)}
     if sizes:
         parts.append(f"the first of {_some(sizes)} pixels")
     voids = {of.get("void", "ignored") for of in scores}

@@ -107,7 +107,7 @@ def test_a_job_that_is_killed_hard_is_noticed_and_done_again() -> None:
     victim = next(iter(statuses().values()))["process"]
     assert victim["job"], "it runs in a job of SLURM"
     os.kill(victim["pid"], signal.SIGKILL)
-    assert wait(lambda: "lost: job 1 (" in matrix.said, "it is noticed") < 60
+    assert wait(lambda: "lost: job 1 " in matrix.said, "it is noticed") < 60
     said = matrix.finish()
     assert "job 1 was lost; it is gone on with, alone" in said
     assert [status["state"] for status in statuses().values()] == ["finished"] * 2

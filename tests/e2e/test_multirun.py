@@ -148,20 +148,32 @@ def test_wrong_jobs_among_right_ones(segrun: Callable[..., Outcome], quick: list
     assert quick == ["begin 0"], "what cannot be composed is said before anything begins"
 
 
-def test_a_run_that_another_process_is_making_is_left_alone(segrun: Callable[..., Outcome], quick: list[str]) -> None:
+def test_a_run_that_another_process_is_making_is_left_alone(
+    segrun: Callable[..., Outcome], quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seg_cli.commands import multirun
+
     assert segrun("-m", "seed=1").status == 0
     ((name, status),) = runs().items()
+    file, begin = Path("outputs/shapes") / name / "status.json", multirun._train
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        born = _born(other.pid)
-        process = status["process"] | {"pid": other.pid, "born": born}
-        write_json(Path("outputs/shapes") / name / "status.json", status | {"state": "running", "process": process})
+        process = status["process"] | {"pid": other.pid, "born": _born(other.pid)}
+        write_json(file, status | {"state": "running", "process": process})
         left = segrun("-m", "seed=1,2")
         assert left.status == 0
         assert "2 jobs: 1 running before, 1 to do" in left.out
         assert f"process {other.pid}" in left.out
+        assert "still being made elsewhere: 1" in left.out, "and what to type then"
+
+        monkeypatch.setattr(multirun, "_train", lambda cfg: (write_json(file, status), begin(cfg))[1])
+        both = segrun("-m", "seed=1,3")
+        assert "1 running before, 1 to do" in both.out
+        assert "made elsewhere" in both.out, "finished meanwhile"
+        assert "still being made" not in both.out
+        write_json(file, status | {"state": "running", "process": process})
         other.kill()
     done = segrun("-m", "seed=1,2")
-    assert (done.status, quick[1:]) == (0, ["begin 1", "resume 0"])
+    assert (done.status, quick[1:]) == (0, ["begin 1", "begin 1", "resume 0"])
 
 
 def test_a_run_directory_that_was_removed_is_made_again(segrun: Callable[..., Outcome], quick: list[str]) -> None:

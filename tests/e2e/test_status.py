@@ -84,6 +84,16 @@ def test_how_far_the_jobs_of_a_matrix_are(matrix: Path) -> None:
     assert "nobody sends off the rest" in summary(matrix, look(matrix))
 
 
+def test_what_was_lost_goes_on_by_the_same_command_whatever_is_in_the_queue(
+    matrix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seg_cli.commands.status.in_queue", lambda folder: ["7_4"])
+    said = summary(matrix, look(matrix))
+    assert "1 in SLURM's queue; nobody sends off the rest; the same command again goes on" in said
+    others = [run for run in look(matrix) if run.job.state != "lost"]
+    assert "nobody" not in summary(matrix, others), "SLURM has the one that waits"
+
+
 def test_a_run_that_went_on_is_timed_by_its_own_sitting(matrix: Path) -> None:
     run = matrix.parents[1] / "shapes" / "b"
     write_json(run / "environment.json", {"resumed": [{"epoch": 1, "step": 3}]})

@@ -48,8 +48,10 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     site = next(folder.glob("lib/python*/site-packages"))
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--prefix", str(folder), str(wheel)]
-    subprocess.run([*command, "--ignore-installed"], check=True, capture_output=True)
+    # With --prefix, bin/segrun would be begun by the Python of this environment, and use the checkout.
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    command = [*pip, "install", "--quiet", "--no-deps", "--ignore-installed", str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
     outside = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(outside))
     return folder
@@ -64,6 +66,8 @@ def call(environment: Path, folder: Path, *command: str) -> subprocess.Completed
 def test_the_installed_package_is_used_and_not_the_checkout(environment: Path, tmp_path: Path) -> None:
     found = call(environment, tmp_path, "python", "-c", "import seg_cli; print(seg_cli.__file__)")
     assert found.stdout.startswith(str(environment)), found.stdout + found.stderr
+    first = (environment / "bin" / "segrun").read_text().splitlines()[0]
+    assert first == f"#!{environment / 'bin' / 'python'}", "what segrun is run by"
 
 
 def test_it_trains_from_another_folder(environment: Path, tmp_path: Path) -> None:

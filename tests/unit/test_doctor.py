@@ -7,6 +7,8 @@ import pytest
 
 from seg_cli import cli
 from seg_cli.commands import doctor
+from seg_cli.errors import UserError
+from seg_cli.runs import slurm
 
 
 def test_all_is_well_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +55,25 @@ def test_extras_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["tensorboard"].value == "without tensorboard"
     assert "pip install 'segrun[tensorboard]'" in (found["tensorboard"].advice or "")
     assert not found["tensorboard"].broken
+
+
+def test_partitions_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "is_there", lambda: True)
+    nodes = slurm.Nodes(partition="main", default=True, count=2, gpus=4, cpus=16, memory=64_000, minutes=240.0)
+    monkeypatch.setattr(slurm, "partitions", lambda: [nodes])
+    (found,) = doctor._cluster()
+    assert (found.name, found.value) == ("main", "2 x 16 cores, 62.5 GiB, 4 GPUs, 240 minutes (the default one)")
+
+    def silent() -> list[slurm.Nodes]:
+        raise UserError("sinfo: SLURM does not answer (timed out).")
+
+    monkeypatch.setattr(slurm, "partitions", silent)
+    (found,) = doctor._cluster()
+    assert "does not answer" in found.value
+    assert "hydra/launcher=joblib" in (found.advice or "")
+    assert not found.broken
+    monkeypatch.setattr(slurm, "is_there", lambda: False)
+    assert not list(doctor._cluster())
 
 
 def test_data_roots(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -77,6 +77,13 @@ def test_a_component_without_a_constructor_of_its_own() -> None:
 def test_a_target_that_is_not_there() -> None:
     told = explain(error_of(_target_="seg_cli.nowhere.Blur"))
     assert str(told).startswith("augment.blur._target_=seg_cli.nowhere.Blur: there is no such class or function (")
+    assert "PYTHONPATH" not in str(told), "the package is there"
+
+
+def test_a_package_that_python_does_not_find() -> None:
+    told = str(explain(error_of(_target_="my_lab.losses.Blur")))
+    assert "No module named 'my_lab'" in told
+    assert told.endswith("Type export PYTHONPATH=DIR with the folder it lies in, or pip install -e DIR.")
 
 
 @pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.run"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from seg_cli.config.sweeps import as_values, count_jobs, job_number
-from seg_cli.reports.jobs import count_states, varied
+from seg_cli.reports.jobs import count_states, end_line, varied
 from seg_cli.runs.claims import Place
 from seg_cli.runs.heartbeat import NAME, beating, silence
 from seg_cli.runs.jobs import Job, Jobs, running, wait_for_decision
@@ -143,3 +143,10 @@ def test_what_a_table_of_jobs_is_headed_by() -> None:
     ]
     assert varied(jobs) == ["seed"]
     assert count_states(jobs) == "2 finished, 1 not begun"
+
+
+def test_the_end_of_a_job_is_a_line() -> None:
+    job = Job(4, overrides=["model=fpn", "seed=1"], state="finished", score=0.42131)
+    assert end_line(job, ended=12, of=24) == "finished: job 5 model=fpn seed=1, mIoU 0.4213 (12 of 24 ended)"
+    lost = replace(job, state="lost", score=None, reason="process 7 on n1\nis gone")
+    assert end_line(lost, ended=1, of=2) == "lost: job 5 model=fpn seed=1 (1 of 2 ended): process 7 on n1 is gone"

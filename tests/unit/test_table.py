@@ -73,6 +73,8 @@ def test_statistics_are_those_of_the_counts() -> None:
         assert scores["std"] == pytest.approx(finding.std, abs=1e-12)
         for key in ("low", "high", "difference", "p", "p_corrected", "best", "tied"):
             assert scores[key] == getattr(finding, key)
+    assert "95% intervals: bootstrap over 30 images" in said(made)
+    assert "intervals" not in said(table(show=("std", "p"))), "where none is shown, none is explained"
     assert [row[2].bold for row in made.cells] == [True, False]
     assert rows_of(made)[0][4:6] == ["best", "–"]
     assert rows_of(made)[1][4].startswith("−0.1")
