@@ -23,6 +23,8 @@ from seg_cli.commands.composing import resolve
 from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare
 from seg_cli.commands.resume import resume_run
 from seg_cli.commands.score import draw_metrics, per_image_table, score_splits, split_results
+from seg_cli.commands.trained import describe_classes
+from seg_cli.commands.typed import again
 from seg_cli.errors import SegrunError
 from seg_cli.inference.cost import peak_memory
 from seg_cli.inference.evaluate import Evaluation, best_median_worst, predict_examples
@@ -149,7 +151,7 @@ def identity(experiment: Experiment, loggers: list[Logger]) -> dict[str, Any]:
     """What a checkpoint is of: the settings, the classes, and the W&B run that it goes on in."""
     return {
         "config": json.dumps(experiment.config, sort_keys=True),
-        "classes": list(experiment.dataset.labels.names),
+        **describe_classes(experiment.dataset.labels),
         "loggers": {type(logger).__name__.lower(): str(logger.version or "") for logger in loggers},
     }
 
@@ -342,5 +344,5 @@ def _draw(
 def _next_step(config: Mapping[str, Any], directory: Run) -> str:
     choices = config["choices"]
     other = "unet" if choices["model"] != "unet" else "deeplabv3plus"
-    compare = f"segrun -m model={choices['model']},{other} data={choices['data']}"
+    compare = f"segrun -m model={choices['model']},{other} {again(('model', 'run_dir', 'name'), choices['data'])}"
     return f"look at {directory.figures / 'predictions.png'}, then compare: {compare}"

@@ -86,7 +86,9 @@ class Folder(FileDataset):
         )
         self.unpaired = [] if lists else alone  # of what no list names, nothing was asked
         if self.unpaired:
-            notes.append(f"{len(self.unpaired)} files without a partner are left out, as {self.unpaired[0]}")
+            count = len(self.unpaired)
+            are = "file without a partner is" if count == 1 else "files without a partner are"
+            notes.append(f"{count} {are} left out, as {self.unpaired[0]}")
         if lists:
             found = by_lists(lists, found)
             notes.append(f"splits are the lists {', '.join(file.name for file in lists.values())}")
