@@ -1,6 +1,7 @@
 """``segrun [train]``: compose, train, score the best checkpoint on val and test, and leave a run directory."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -48,6 +49,9 @@ from seg_cli.training.fit import Fitted, fit
 from seg_cli.training.loggers import ExperimentLogger
 from seg_cli.training.quiet import quiet
 from seg_cli.training.signals import Interrupted, obey_at_once
+
+_FEW_STEPS = 100
+"""Below that, a training that failed to converge is no statement about the model, and its user should know."""
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -305,6 +309,12 @@ def _print_opening(console: Console, experiment: Experiment, directory: Run, fab
         lines.append(
             f"note: crops of {crop[0]}x{crop[1]} are larger than images of {image[0]}x{image[1]} (height x width); "
             "what is missing is filled with void, which no loss counts."
+        )
+    steps, epochs = experiment.plan(fabric.world_size).total_steps, config["trainer"]["max_epochs"]
+    if steps < _FEW_STEPS and config["trainer"]["limit_batches"] is None:
+        lines.append(
+            f"note: {steps} steps in all are few for a network, whose val mIoU often begins to climb after some 50; "
+            f"trainer.max_epochs={math.ceil(2 * _FEW_STEPS * epochs / steps)} makes it {2 * _FEW_STEPS}."
         )
     if experiment.class_weights:
         lines.append(describe_class_weights(experiment.class_weights))

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -61,6 +63,10 @@ def test_colours_want_a_table_and_then_it_trains(segrun: Segrun, mine: Path) -> 
     for word in ("data=folder", f"data.root={mine}", shlex.quote("data.fractions=[0.6,0.2,0.2]")):
         assert word in proposed
     assert "run_dir" not in proposed
+    (train,) = re.findall(r"^(\d+) train, ", done.out, re.MULTILINE)
+    steps = int(train) // 2
+    assert f"note: {steps} steps in all are few" in done.out
+    assert f"trainer.max_epochs={math.ceil(200 / steps)} " in done.out
 
     image = mine / "images" / "day0_0.jpg"
     image.rename("new.jpg")
