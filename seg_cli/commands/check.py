@@ -41,7 +41,9 @@ def run(cfg: DictConfig) -> None:
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     choices = HydraConfig.get().runtime.choices
     console = Console()
-    dataset: Dataset = build(config, "data")
+    dataset: Dataset = build(_lenient(config), "data")
+    for note in getattr(dataset, "notes", ()):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     # A wrong augmentation is told before a long reading.
     augment: Augment | None = build(config, "augment", policy=build(config, "crop")) if config["sheet"] else None
     workers = worker_count(config["loader"]["workers"])
@@ -54,7 +56,8 @@ def run(cfg: DictConfig) -> None:
         progress=lambda samples: track(samples, f"reading {choices['data']}"),
     )
     seconds = time.monotonic() - began
-    findings = find(facts, dataset.labels)
+    unpaired = [Finding("error", "unpaired", line) for line in getattr(dataset, "unpaired", ())]
+    findings = find(facts, dataset.labels, known=unpaired)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "data": {"choice": choices["data"], "settings": config["data"]},
@@ -99,6 +102,13 @@ def run(cfg: DictConfig) -> None:
             f"scores. All of them: {folder / 'check.json'}"
         )
     console.print(f"sound, with {numbers_of(report['findings'])}", markup=False, highlight=False)
+
+
+def _lenient(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with which a dataset of files does not stop at the first that lacks its partner."""
+    if "unpaired" not in config["data"]:
+        return config
+    return {**config, "data": {**config["data"], "unpaired": "leave_out"}}
 
 
 def _weights(facts: Mapping[str, Sequence[Facts]], labels: LabelSpace) -> dict[str, Any]:

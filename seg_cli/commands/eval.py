@@ -83,8 +83,24 @@ def run(cfg: DictConfig) -> float | None:
     draw_metrics(scored[splits[-1]], choices["model"], evaluation.folder, split=splits[-1])
     console = Console()
     console.print(terminal.score_table(results))
+    for line in _against_the_run(trained, results, same_data="_target_" not in request["data"]):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"scores: {evaluation.folder / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
     return results["splits"][splits[-1]]["miou"]
+
+
+def _against_the_run(run: Run, results: Mapping[str, Any], *, same_data: bool) -> list[str]:
+    """What the run itself scored on the same splits, a line each; none where it has no scores, or of other data."""
+    try:
+        own = run.results["splits"] if same_data else {}
+    except UserError:
+        return []
+    lines = []
+    for split, found in results["splits"].items():
+        before, now = own.get(split, {}).get("miou"), found["miou"]
+        if before is not None and now is not None:
+            lines.append(f"the run itself: mIoU {before:.3f} on {split}; this is {now - before:+.3f}")
+    return lines
 
 
 def _dataset(request: Mapping[str, Any], config: Mapping[str, Any], checkpoint: Path) -> Dataset:

@@ -17,6 +17,7 @@ from seg_cli.inference.parity import Parity, Program, compare, views
 from seg_cli.runs.atomic import write_bytes
 from seg_cli.training.quiet import quiet
 
+_FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 _RUNTIMES = {"onnx": "onnxruntime", "torch_export": "torch.export"}
 
 
@@ -24,15 +25,19 @@ def run(cfg: DictConfig) -> None:
     """Export as asked. Raises RunFailed if the file would not say what the model says; there is no file then."""
     quiet()
     request = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
-    out = Path(request["out"]).expanduser()
+    out = Path(request["out"] or Path(request["run"]) / _FILES[request["format"]]).expanduser()
+    request["out"] = str(out)
     _check_place(out, overwrite=request["overwrite"])
     trained = open_trained(request)
     dataset = open_dataset(trained.config, request["data"]["root"])
     images = _images(dataset, request["images"])
     size = tuple(request["size"]) if request["size"] else None
 
+    console = Console(stderr=True, soft_wrap=True, highlight=False)  # for it is a minute of silence with large models
+    console.print("following the model through an image", markup=False)
     program = trace(trained.model, channels=trained.reader.channels, size=size)
     about = _about(trained, size)
+    console.print(f"writing {request['format']}, and comparing it with the model", markup=False)
     if request["format"] == "onnx":
         data = to_onnx(program, about.to_dict())
         run_program = _onnx(data)

@@ -20,6 +20,8 @@ from seg_cli.commands.build import build, build_model
 from seg_cli.commands.experiment import check_sample
 from seg_cli.commands.score import Scoring, draw_metrics, per_image_table, score_splits, split_results
 from seg_cli.commands.train import open_loggers, open_run, recorded
+from seg_cli.commands.trained import describe_classes
+from seg_cli.commands.typed import again
 from seg_cli.config.secrets import without_secrets
 from seg_cli.data.fewer import fewer
 from seg_cli.data.sample import Dataset
@@ -130,10 +132,8 @@ def _learn(fit: Fit, directory: Run) -> float:
     )
     seconds = time.perf_counter() - began
     state = {f"model.{key}": value for key, value in fit.method.state_dict().items()}
-    about = {
-        "config": json.dumps(without_secrets(fit.config, os.environ), sort_keys=True),
-        "classes": list(labels.names),
-    }
+    config = json.dumps(without_secrets(fit.config, os.environ), sort_keys=True)
+    about = {"config": config, **describe_classes(labels)}
     write_checkpoint(directory.best_checkpoint, {"state_dict": state, "epoch": 0, **about})
     write_json(directory.folder / "fitted.json", {"model": _name(fit.config), **fit.method.report(labels.names)})
     directory.write_metrics([])
@@ -227,7 +227,7 @@ def _closing(directory: Run, results: Mapping[str, Any]) -> str:
         f"{cost['images_per_second']:.0f} images/s\n"
         f"run   {directory.folder}\n"
         f"next  look at {directory.figures / 'steps.png'}, then compare: segrun model=unet "
-        f"data={results['choices']['data']}"
+        f"{again(('model', 'run_dir', 'name'), results['choices']['data'])}"
     )
 
 

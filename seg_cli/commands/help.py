@@ -119,13 +119,13 @@ named and left out, and the exit status is then 1.
   segrun predict --cfg job                           all keys with their values
 """,
     "export": """\
-segrun export run=RUN out=FILE [format=onnx|torch_export] [KEY=VALUE ...] [FLAGS]
+segrun export run=RUN [out=FILE] [format=onnx|torch_export] [KEY=VALUE ...] [FLAGS]
 
 Writes the model of a run as a program of its own: float32 pixel values (batch, bands, height, width) in 0..255 in,
 logits out, of any batch and size, with the names and colours of the classes in its metadata. It is compared with the
 model on images of val, and kept only if it says the same.
 
-  segrun export run=RUN out=model.onnx
+  segrun export run=RUN format=onnx                  to RUN/model.onnx
   segrun export run=RUN out=model.onnx size=[512,1024]
                                                      for images of one size alone
   segrun export run=RUN out=model.pt2 format=torch_export

@@ -32,12 +32,9 @@ from seg_cli.commands.help import VERBS
 from seg_cli.commands.launchers import Ended
 from seg_cli.commands.multirun import identify, judge, run_at
 from seg_cli.config.schema import validate
-from seg_cli.config.secrets import mask_settings
 from seg_cli.config.sweeps import MATRIX, as_values
-from seg_cli.config.yaml_text import to_yaml
 from seg_cli.errors import RunFailed, SegrunError, UserError
 from seg_cli.reports.jobs import count_states, end_line, job_table, known_line, varied
-from seg_cli.runs.atomic import write_text
 from seg_cli.runs.claims import Note, Place, all_newest, record
 from seg_cli.runs.jobs import Job, Jobs
 from seg_cli.runs.known import known_runs
@@ -94,8 +91,7 @@ class Matrix(Sweeper):
         _check_alone()
         overrides = self._combine(arguments)
         self._jobs = Jobs(self._make_folder())
-        asked = mask_settings(OmegaConf.to_container(self.config, enum_to_str=True))
-        write_text(self._jobs.folder / "multirun.yaml", to_yaml(asked))
+        self._jobs.write_request(OmegaConf.to_container(self.config, enum_to_str=True))
         self.launcher = self._make_launcher()
         jobs, twins = self._survey(overrides)
         todo = [job.number for job in jobs if job.state == "waiting" and job.number not in twins]

@@ -1,6 +1,7 @@
 """``segrun [train]``: compose, train, score the best checkpoint on val and test, and leave a run directory."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from seg_cli.commands.composing import resolve
 from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare
 from seg_cli.commands.resume import resume_run
 from seg_cli.commands.score import draw_metrics, per_image_table, score_splits, split_results
+from seg_cli.commands.trained import describe_classes
+from seg_cli.commands.typed import again
 from seg_cli.config.secrets import without_secrets
 from seg_cli.config.visible import visible_lines
 from seg_cli.errors import SegrunError
@@ -48,6 +51,9 @@ from seg_cli.training.fit import Fitted, fit
 from seg_cli.training.loggers import ExperimentLogger
 from seg_cli.training.quiet import quiet
 from seg_cli.training.signals import Interrupted, obey_at_once
+
+_FEW_STEPS = 100
+"""Below that, a training that failed to converge is no statement about the model, and its user should know."""
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -151,7 +157,7 @@ def identity(experiment: Experiment, loggers: list[Logger]) -> dict[str, Any]:
     """What a checkpoint is of: the settings, the classes, and the W&B run that it goes on in."""
     return {
         "config": json.dumps(without_secrets(experiment.config, os.environ), sort_keys=True),
-        "classes": list(experiment.dataset.labels.names),
+        **describe_classes(experiment.dataset.labels),
         "loggers": {type(logger).__name__.lower(): str(logger.version or "") for logger in loggers},
     }
 
@@ -306,6 +312,12 @@ def _print_opening(console: Console, experiment: Experiment, directory: Run, fab
             f"note: crops of {crop[0]}x{crop[1]} are larger than images of {image[0]}x{image[1]} (height x width); "
             "what is missing is filled with void, which no loss counts."
         )
+    steps, epochs = experiment.plan(fabric.world_size).total_steps, config["trainer"]["max_epochs"]
+    if steps < _FEW_STEPS and config["trainer"]["limit_batches"] is None:
+        lines.append(
+            f"note: {steps} steps in all are few for a network, whose val mIoU often begins to climb after some 50; "
+            f"trainer.max_epochs={math.ceil(2 * _FEW_STEPS * epochs / steps)} makes it {2 * _FEW_STEPS}."
+        )
     if experiment.class_weights:
         lines.append(describe_class_weights(experiment.class_weights))
     console.print(visible_lines("\n".join(lines)), markup=False, highlight=False)
@@ -344,5 +356,5 @@ def _draw(
 def _next_step(config: Mapping[str, Any], directory: Run) -> str:
     choices = config["choices"]
     other = "unet" if choices["model"] != "unet" else "deeplabv3plus"
-    compare = f"segrun -m model={choices['model']},{other} data={choices['data']}"
+    compare = f"segrun -m model={choices['model']},{other} {again(('model', 'run_dir', 'name'), choices['data'])}"
     return f"look at {directory.figures / 'predictions.png'}, then compare: {compare}"

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -12,6 +15,7 @@ from seg_cli.data.images import ImageReader
 from seg_cli.data.labels import LabelSpace
 from seg_cli.data.sample import Dataset
 from seg_cli.errors import UserError
+from seg_cli.metrics.counting import Counting
 from seg_cli.runs.run import Run
 from seg_cli.training.checkpoints import load_model, read_checkpoint
 
@@ -36,6 +40,39 @@ class Trained:
     reader: ImageReader
     thresholds: tuple[float, ...] | None
 
+    def label(self, image: str | Path | np.ndarray) -> np.ndarray:
+        """The labels of an image by the bare model in float32, without views, windows and post-processing.
+
+        Args:
+            image: a file, or what ``reader`` makes of one: (height, width, bands) of 0 to 255, uint8 or float32.
+
+        Returns:
+            (height, width) uint8, an index into ``labels.names`` a pixel; where labels overlap, (classes, height,
+            width) of 0 and 1.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+        pixels = image if isinstance(image, np.ndarray) else self.reader(Path(image))
+        device = next(self.model.parameters()).device
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).movedim(-1, 0)[None].float()  # (1, B, H, W)
+        counting = Counting.of(self.labels, 0.5 if self.thresholds is None else torch.tensor(self.thresholds))
+        with torch.inference_mode():
+            return counting.predict(self.model.eval()(batch))[0].to(torch.uint8).cpu().numpy()
+
+
+def load_trained(run: str | Path, *, checkpoint: str = "best") -> Trained:
+    """The model of a run, for a program of your own.
+
+    Args:
+        run: the run directory.
+        checkpoint: ``best`` or ``last``.
+
+    Raises:
+        UserError: if there is no such run or checkpoint, or it is damaged.
+    """
+    return open_trained({"run": str(run), "checkpoint": checkpoint, "data": {"root": None}})
+
 
 def open_trained(request: Mapping[str, Any]) -> Trained:
     """The model that ``run`` and ``checkpoint`` of a request mean, its dataset being looked for in ``data.root``.
@@ -57,6 +94,15 @@ def open_trained(request: Mapping[str, Any]) -> Trained:
     data = config["data"]
     reader = ImageReader(data.get("channels", 3), data.get("value_range"))
     return Trained(run, config, model.eval(), labels, reader, _thresholds(run, config, labels))
+
+
+def describe_classes(labels: LabelSpace) -> dict[str, Any]:
+    """What a checkpoint says of the classes, so that its model can be used where the dataset is not."""
+    return {
+        "classes": list(labels.names),
+        "colors": [[int(part) for part in color] for color in labels.colors],
+        "overlapping": labels.overlapping,
+    }
 
 
 def open_dataset(config: Mapping[str, Any], root: str | None) -> Dataset:

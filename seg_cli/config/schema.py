@@ -181,7 +181,7 @@ TUNE_RULES: Mapping[str, Rule] = {
 
 EXPORT_RULES: Mapping[str, Rule] = {
     "run": EVAL_RULES["run"],
-    "out": Rule("the path of a file to write", _is_text),
+    "out": _or(None, Rule("the path of a file to write", _is_text)),
     "format": _one_of("onnx", "torch_export"),
     "size": _or(None, Rule("height and width in pixels, as in size=[512,1024]", _is_crop)),
     "checkpoint": EVAL_RULES["checkpoint"],

@@ -18,6 +18,7 @@ from seg_cli.data.lookalikes import nearest
 KINDS = {
     "empty_split": "a split without samples",
     "unreadable": "a file or sample that cannot be read",
+    "unpaired": "an image without a mask, or a mask without an image",
     "mismatch": "a mask of another size than its image",
     "undefined_label": "a label or colour that the dataset does not define",
     "jpeg_mask": "a mask saved as JPEG",
@@ -33,6 +34,7 @@ KINDS = {
     "blank_image": "an image of one colour",
     "odd_size": "a very small or very long image",
     "several_sizes": "images of several sizes",
+    "depth": "images of 8 and of 16 bits together, or of 16 bits and dark",
 }
 """Kind of finding -> what it is, in the order in which they are told."""
 
@@ -41,6 +43,9 @@ SMALL = 32
 
 LONG = 5
 """Times its height (or width) at which an image is an ``odd_size``."""
+
+DARK = 64
+"""Of 255: 16-bit images with no brighter value are probably of 12 bits, and their range should be said."""
 
 _SHOWN = 3  # examples in a sentence
 _KEPT = 1000  # pairs in a finding's details
@@ -76,15 +81,16 @@ class Finding:
 FactsBySplit = Mapping[str, Sequence[Facts]]
 
 
-def find(facts: FactsBySplit, labels: LabelSpace) -> list[Finding]:
+def find(facts: FactsBySplit, labels: LabelSpace, *, known: Sequence[Finding] = ()) -> list[Finding]:
     """Everything that is wrong, errors first, then in the order of ``KINDS``.
 
     Args:
         facts: what ``inspect`` gave.
         labels: of the dataset.
+        known: findings about what is no sample.
     """
     own: dict[str, Sequence[Facts]] = {}  # splits that are not another one by a second name
-    found: list[Finding] = []
+    found = [*known]
     for split, samples in facts.items():
         same = next((name for name in own if own[name] is samples), None)
         if same is None:
@@ -98,6 +104,7 @@ def find(facts: FactsBySplit, labels: LabelSpace) -> list[Finding]:
         *_groups(own),
         *_near(own),
         *_sizes(own),
+        *_depths(own),
     ]
     order = {kind: number for number, kind in enumerate(KINDS)}
     return sorted(found, key=lambda finding: (finding.level != "error", order[finding.kind]))
@@ -252,6 +259,32 @@ def _sizes(facts: FactsBySplit) -> Iterator[Finding]:
         more = f" and {len(sizes) - _SHOWN} more" if len(sizes) > _SHOWN else ""
         message = f"images have {len(sizes)} sizes (height x width): {listed}{more}; loader.crop=[H,W] makes them one"
         yield Finding("warning", "several_sizes", message, (), {"sizes": dict(sizes.most_common(_KEPT))})
+
+
+def _depths(facts: FactsBySplit) -> Iterator[Finding]:
+    """Images of 16 bits that are not what the others are, or whose values are those of fewer bits."""
+    read = [
+        (Place(split, index), sample)
+        for split, samples in facts.items()
+        for index, sample in enumerate(samples)
+        if sample.size
+    ]
+    wide = sorted((pair for pair in read if pair[1].peak is not None), key=lambda pair: pair[1].peak or 0)
+    if not wide:
+        return
+    darkest = wide[0][1]
+    where = darkest.files[0] if darkest.files else darkest.name
+    places = tuple(place for place, _ in wide[:_SHOWN])
+    advice = "data.value_range=[LOW,HIGH] says which values in the files are black and white"
+    if len(wide) < len(read):
+        message = f"{len(wide)} of {len(read)} images have 16 bits or floats and the others 8, as {where}; {advice}"
+        yield Finding("warning", "depth", message, places, {"wide": len(wide)})
+    elif max(sample.peak or 0 for _, sample in wide) < DARK:
+        message = (
+            f"the images are dark: no value is above {wide[-1][1].peak or 0:.0f} of 255; {advice}, as [0,4095] of 12 "
+            "bits in 16"
+        )
+        yield Finding("warning", "depth", message, places, {"wide": len(wide)})
 
 
 # ---- the numbers

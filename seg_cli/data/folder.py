@@ -26,6 +26,8 @@ class Folder(FileDataset):
             that is there.
         fractions: shares of train, val and test; of two, test is val.
         seed: of the division by fractions.
+        unpaired: ``refuse`` an image without a mask and a mask without an image, or ``leave_out``: note them, and pass
+            over broken masks in finding out what masks are.
         group: a regular expression on the name; its first group, or all it matches, is the group, and groups are kept
             whole by fractions.
         masks_are, names, colors, ignore_value, multilabel: see ``MaskSettings``.
@@ -35,6 +37,7 @@ class Folder(FileDataset):
 
     Attributes:
         notes: what was found, and what was made of it, for people.
+        unpaired: of each file left out, a sentence that begins with it.
 
     Raises:
         UserError: if something is missing or ambiguous; says what was looked for, and where.
@@ -51,6 +54,7 @@ class Folder(FileDataset):
         splits: str = "auto",
         fractions: Sequence[float] = (0.7, 0.15, 0.15),
         seed: int = 0,
+        unpaired: str = "refuse",
         group: str | None = None,
         masks_are: str = "auto",
         names: Sequence[str] | None = None,
@@ -64,6 +68,9 @@ class Folder(FileDataset):
     ) -> None:
         if splits not in ("auto", "folders", "lists", "fractions"):
             raise UserError(f"data.splits={splits}: it must be auto, folders, lists or fractions.")
+        if unpaired not in ("refuse", "leave_out"):
+            raise UserError(f"data.unpaired={unpaired}: it must be refuse or leave_out.")
+        lenient = unpaired == "leave_out"
         settings = MaskSettings(masks_are, names, colors, ignore_value, multilabel)
         top = Path(root).expanduser()
         places = find_places(root, images=images, masks=masks)
@@ -74,7 +81,14 @@ class Folder(FileDataset):
             raise UserError(
                 f"data.splits=lists: no train.txt was found in {root}, nor in a folder splits or lists of it."
             )
-        found, annotations, several, notes = _find(places, image_suffix, mask_suffix, masks_are, strict=not lists)
+        found, annotations, several, notes, alone = _find(
+            places, image_suffix, mask_suffix, masks_are, strict=not lists and not lenient
+        )
+        self.unpaired = [] if lists else alone  # of what no list names, nothing was asked
+        if self.unpaired:
+            count = len(self.unpaired)
+            are = "file without a partner is" if count == 1 else "files without a partner are"
+            notes.append(f"{count} {are} left out, as {self.unpaired[0]}")
         if lists:
             found = by_lists(lists, found)
             notes.append(f"splits are the lists {', '.join(file.name for file in lists.values())}")
@@ -88,7 +102,7 @@ class Folder(FileDataset):
         if annotations:
             understood = understand_coco(annotations, settings)
         else:
-            understood = understand(every, settings, table=top / "classes.txt", several=several)
+            understood = understand(every, settings, table=top / "classes.txt", several=several, lenient=lenient)
         self.notes = [*notes, *told_splits, *understood.notes]
         self._annotations = annotations
         super().__init__(
@@ -110,12 +124,13 @@ class Folder(FileDataset):
 
 def _find(
     places: Mapping[str, Place], image_suffix: str, mask_suffix: str, masks_are: str, *, strict: bool
-) -> tuple[dict[str, list[Pair]], list[CocoFile], bool, list[str]]:
-    """The pairs of each place, the files of COCO annotations, whether masks are several an image, and notes."""
+) -> tuple[dict[str, list[Pair]], list[CocoFile], bool, list[str], list[str]]:
+    """The pairs of each place, COCO files, whether masks are several an image, notes, and files without a partner."""
     found: dict[str, list[Pair]] = {}
     annotations: list[CocoFile] = []
     kinds: set[bool] = set()
-    notes = []
+    notes: list[str] = []
+    alone: list[str] = []
     for split, place in places.items():
         where = f"{split or 'images'}: {place.images}"
         if place.masks.is_file():
@@ -137,6 +152,7 @@ def _find(
         matched = match(place, image_suffix=image_suffix, mask_suffix=mask_suffix, several=several, strict=strict)
         kinds.add(matched.several)
         found[split] = matched.pairs
+        alone += matched.alone
         notes.append(f"{where}, {len(matched.pairs)} images; {place.masks}, {matched.how}")
     if (annotations and kinds) or len(kinds) > 1:
         raise UserError(
@@ -144,4 +160,4 @@ def _find(
             + "; ".join(f"{split}: {place.masks}" for split, place in places.items())
             + "). Say which: data.masks=NAME, data.masks_are=KIND"
         )
-    return found, annotations, kinds == {True}, notes
+    return found, annotations, kinds == {True}, notes, alone

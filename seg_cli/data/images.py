@@ -159,7 +159,7 @@ def refusing_broken(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path}: this {what} is not an image file that can be read.") from None
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
         reason = "is truncated" if "truncated" in str(error) else f"cannot be read ({error})"
-        raise UserError(f"{path}: the {what} {reason}. Copy the file again, or leave it out of the split.") from None
+        raise UserError(f"{path}: the {what} {reason}. Copy the file again, or leave it out.") from None
 
 
 def _upright_jpeg(data: bytes, channels: int) -> np.ndarray | None:

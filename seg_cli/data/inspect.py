@@ -53,6 +53,7 @@ class Facts:
         content, truth: hashes of the decoded image and mask, empty where they cannot be read.
         look: dHash of the image, 64 bits, None where it has no contrast that could be told from another's.
         is_blank: whether all pixels of the image are equal.
+        peak: the highest value, 255 being white, of an image of 16 bits or floats; None of 8 bits.
         pixels: class index -> its pixels in the mask, of the classes that occur; None where there is no usable mask.
         counted: class index -> pixels of the mask that are not void, of the same classes. They differ only where
             labels overlap.
@@ -68,6 +69,7 @@ class Facts:
     truth: bytes = b""
     look: int | None = None
     is_blank: bool = False
+    peak: float | None = None
     pixels: Mapping[int, int] | None = None
     counted: Mapping[int, int] = field(default_factory=dict)
     void: int = 0
@@ -245,6 +247,7 @@ def _inspect_arrays(
             facts["size"] = (image.shape[0], image.shape[1])
             facts["content"] = _hash(image)
             facts["look"] = dhash(image)
+            facts["peak"] = float(image.max()) if image.dtype == np.float32 else None
             facts["is_blank"] = bool((image == image[:1, :1]).all())
         else:
             message = (

@@ -1,6 +1,6 @@
 """What masks are and what their values mean: by the settings, by ``classes.txt``, else by the masks themselves."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,9 @@ class Understood:
     notes: list[str]
 
 
-def understand(pairs: Sequence[Pair], settings: MaskSettings, *, table: Path, several: bool) -> Understood:
+def understand(
+    pairs: Sequence[Pair], settings: MaskSettings, *, table: Path, several: bool, lenient: bool = False
+) -> Understood:
     """What the masks of these pairs are.
 
     Args:
@@ -93,10 +95,13 @@ def understand(pairs: Sequence[Pair], settings: MaskSettings, *, table: Path, se
         settings: what the user says.
         table: ``classes.txt``, which need not be there.
         several: whether each class or object has a mask file of its own.
+        lenient: pass over masks that cannot be used; whoever reads the samples is told of each.
 
     Raises:
         UserError: if settings, table and masks do not go together, or colours have no table; names the file.
     """
+    if lenient:
+        pairs = [pair for pair in pairs if all(map(_is_mask, pair.masks))] or pairs
     for path in (path for pair in pairs for path in pair.masks):
         refuse_jpeg(path)
     rows, source = None, ""
@@ -106,7 +111,7 @@ def understand(pairs: Sequence[Pair], settings: MaskSettings, *, table: Path, se
         source = "data.names"
     elif table.is_file():
         rows, source = read_class_table(table), table.name
-    reading = _Reading(pairs, settings, rows, source)
+    reading = _Reading(pairs, settings, rows, source, lenient)
     kind = settings.masks_are
     if kind == "auto":
         kind = "files" if several else reading.looks_like()
@@ -143,8 +148,10 @@ def understand_coco(files: Sequence[CocoFile], settings: MaskSettings) -> Unders
 class _Reading:
     """One method for each kind of mask."""
 
-    def __init__(self, pairs: Sequence[Pair], settings: MaskSettings, rows: list[ClassRow] | None, source: str) -> None:
-        self.pairs, self.settings, self.rows, self.source = pairs, settings, rows, source
+    def __init__(
+        self, pairs: Sequence[Pair], settings: MaskSettings, rows: list[ClassRow] | None, source: str, lenient: bool
+    ) -> None:
+        self.pairs, self.settings, self.rows, self.source, self.lenient = pairs, settings, rows, source, lenient
         step = max(1, len(pairs) // _PROBED)
         self.probed = list(pairs[::step][:_PROBED])
 
@@ -166,12 +173,11 @@ class _Reading:
         if len(colors) > 1 and colors <= {*table}:
             return "color"  # a palette, or gray levels, and the table has them
         given = self.rows is not None and any(row.value is not None for row in self.rows)
-        if given or (self.rows is not None and len(self.rows) > 2) or not values <= {0, 1, 255} or {1, 255} <= values:
+        if given or (self.rows is not None and len(self.rows) > 2) or {1, 255} <= values <= {0, 1, 255}:
             return "index"
-        if self.rows is not None:
-            return "binary" if 255 in values or self.settings.multilabel else "index"
-        everywhere = values_in(self.pairs, read_gray).keys()
-        return "binary" if everywhere <= {0, 255} or everywhere <= {0, 1} else "index"
+        if self.rows is not None and values <= {0, 1}:
+            return "binary" if self.settings.multilabel else "index"
+        return "binary" if _are_yes_no(values_in(self.pairs, read_gray)) else "index"
 
     def index(self, read_mask: Callable[[Pair], np.ndarray] = read_gray) -> Understood:
         self._refuse_multilabel("index masks have")
@@ -212,6 +218,9 @@ class _Reading:
         if self.settings.multilabel:
             labels = LabelSpace((rows[0].name,), class_colors(rows), overlapping=True)
             return Understood(labels, reader, [f"masks of no and yes, one overlapping class: {rows[0].name}"])
+        if self.settings.masks_are == "auto" and not self.lenient:
+            for pair in self.pairs if values_in(self.pairs, read_gray).keys() - {0, 1, 255} else ():
+                reader(pair)  # the file with the stray value is named here, and not in the middle of an epoch
         notes = [f"masks of two values: 0 is {rows[0].name}, the other {rows[1].name}"]
         return Understood(_space(rows, {}), reader, notes)
 
@@ -305,6 +314,30 @@ class _Reading:
             f"the least frequent, as classes.txt beside the images' folder, and write the names of the classes there "
             f"('{'void'}' for what does not count):\n{shown}"
         )
+
+
+def _are_yes_no(counts: Mapping[int, int]) -> bool:
+    """Whether masks with these pixels of each value are of no and yes, perhaps with a few wrong pixels.
+
+    Read as labels, 255 would be void, and one stray pixel would make the class of interest vanish without a word.
+    """
+    strays = counts.keys() - {0, 255}
+    if not strays or counts.keys() <= {0, 1}:
+        return True
+    wrong, everything = sum(counts[value] for value in strays), sum(counts.values())
+    few = 1 not in strays and wrong < 0.001 * counts.get(255, 0)
+    smooth = len(strays) > 20 and {0, 255} <= counts.keys() and wrong < 0.1 * everything
+    return few or smooth
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether a mask can be read, and is no JPEG."""
+    try:
+        refuse_jpeg(path)
+        read_npy(path) if path.suffix.lower() == ".npy" else read_plain(path, "mask")
+    except UserError:
+        return False
+    return True
 
 
 def _name_of(color: Color, index: int) -> str:

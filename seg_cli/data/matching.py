@@ -25,11 +25,13 @@ class Matched:
         pairs: sorted by name.
         several: whether each class or object has a mask file of its own.
         how: in words.
+        alone: of each image without a mask and mask without an image, a sentence that begins with the file.
     """
 
     pairs: list[Pair]
     several: bool
     how: str
+    alone: Sequence[str] = ()
 
 
 def match(
@@ -74,9 +76,17 @@ def match(
     of_mask = found.keyed(masks, place.masks, mask_suffix, "masks")
     if strict:
         _refuse_lonely(of_image, of_mask, place, mask_suffix)
+    alone = [
+        f"{having[name]}: the {what} has no {other}: none is called '{Path(name).name}{behind}' in {folder}"
+        for what, other, having, lacking, folder, behind in (
+            ("image", "mask", of_image, of_mask, place.masks, mask_suffix),
+            ("mask", "image", of_mask, of_image, place.images, image_suffix),
+        )
+        for name in sorted(having.keys() - lacking.keys())
+    ]
     both = sorted(of_image.keys() & of_mask.keys())
     pairs = [Pair(of_image[name], (of_mask[name],), name) for name in both]
-    return Matched(pairs, False, f"masks of the same name{f' with {mask_suffix}' if mask_suffix else ''}")
+    return Matched(pairs, False, f"masks of the same name{f' with {mask_suffix}' if mask_suffix else ''}", alone)
 
 
 def has_masks(place: Place) -> bool:
@@ -255,8 +265,8 @@ def _refuse_lonely(images: dict[str, Path], masks: dict[str, Path], place: Place
             called = f"'{Path(alone[0]).name}{mask_suffix if what == 'images' else ''}'"
             raise UserError(
                 f"data.{what}: {len(alone)} of {len(having)} {what} have no {other}, the first is {having[alone[0]]}: "
-                f"no {other} is called {called} in {folder}. Add what is missing, take these {what} away, or list the "
-                "pairs in a table: data=manifest"
+                f"no {other} is called {called} in {folder}. Add what is missing (segrun check names all), type "
+                "data.unpaired=leave_out to go on without, or list the pairs in a table: data=manifest"
             )
 
 

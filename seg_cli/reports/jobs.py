@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from seg_cli.config.secrets import mask_secrets
 from seg_cli.config.visible import visible
 from seg_cli.runs.jobs import Job
 
@@ -45,8 +46,8 @@ def end_line(job: Job, *, ended: int, of: int) -> str:
     """``finished: job 5 model=fpn seed=1, mIoU 0.4213 (12 of 24 ended)``: that a job has ended, and how."""
     score = "" if job.score is None else f", mIoU {job.score:.4f}"
     reason = f": {job.reason}" if job.reason else ""
-    state, what = WORDS.get(job.state, job.state), " ".join(job.overrides)
-    return plain(f"{state}: job {job.number + 1} {what}{score} ({ended} of {of} ended){reason}".replace("\n", " "))
+    state, what = WORDS.get(job.state, job.state), mask_secrets(" ".join(job.overrides))
+    return visible(f"{state}: job {job.number + 1} {what}{score} ({ended} of {of} ended){reason}".replace("\n", " "))
 
 
 def known_line(jobs: Sequence[Job], *, todo: int) -> str:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from seg_cli.config.secrets import mask_secrets
+from seg_cli.config.secrets import mask_secrets, mask_settings
 from seg_cli.config.sweeps import ORDER
+from seg_cli.config.yaml_text import to_yaml
 from seg_cli.errors import UserError
-from seg_cli.runs.atomic import write_json
+from seg_cli.runs.atomic import write_json, write_text
 from seg_cli.runs.heartbeat import silence
 from seg_cli.runs.run import Run
 from seg_cli.runs.runner import describe_runner, lives, named_process, seconds_since
@@ -69,6 +70,10 @@ class Jobs:
     """
 
     folder: Path
+
+    def write_request(self, settings: Any) -> None:
+        """Write multirun.yaml: what was asked for, as Hydra composed it, without secrets."""
+        write_text(self.folder / "multirun.yaml", to_yaml(mask_settings(settings)))
 
     def write_order(self, order: Sequence[int]) -> None:
         """Say which jobs a launcher's numbers 0, 1, ... mean; ``config.sweeps.job_number`` reads it."""

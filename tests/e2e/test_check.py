@@ -222,3 +222,28 @@ def test_every_kind_is_documented() -> None:
         pytest.skip("docs/data.md is not there")
     text = page.read_text(encoding="utf-8")
     assert [kind for kind in KINDS if f"`{kind}`" not in text] == []
+
+
+def test_a_folder_is_read_on_after_files_without_a_partner_and_broken_masks(segrun: Segrun, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    for index in range(12):
+        image = rng.integers(0, 255, (40, 48)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "mine/images" / f"{index}.png")
+        Image.fromarray((image > 100).astype(np.uint8) * 255).save(tmp_path / "mine/masks" / f"{index}.png")
+    masks = tmp_path / "mine/masks"
+    (masks / "0.png").unlink()
+    Image.open(masks / "1.png").save(masks / "1.jpg")
+    (masks / "1.png").unlink()
+    (masks / "2.png").write_bytes(b"")
+    dark = (np.array(Image.open(tmp_path / "mine/images/3.png")).astype(np.uint16)) * 16
+    Image.fromarray(dark).save(tmp_path / "mine/images/3.png")
+    done = segrun("check", "data=folder", f"data.root={tmp_path / 'mine'}", "out=c", "loader.workers=0")
+    assert done.status == 1
+    found = {
+        (of["kind"], Path(of["message"].split(": ")[0]).name) for of in read("c")["findings"] if of["level"] == "error"
+    }
+    assert found == {("unpaired", "0.png"), ("jpeg_mask", "1.jpg"), ("unreadable", "2.png")}
+    assert [of["kind"] for of in read("c")["findings"] if of["level"] == "warning"] == ["depth"]
+    assert "masks of two values: 0 is background" in done.out

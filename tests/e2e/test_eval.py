@@ -33,6 +33,7 @@ def test_a_run_is_scored_again_with_other_settings_under_a_name(segrun: Segrun, 
     same = segrun("eval", "run=run", "loader.workers=0", "name=same")
     assert same.status == 0, same.err
     again = scores(trained / "eval" / "same")
+    assert f"the run itself: mIoU {own['splits']['test']['miou']:.3f} on test; this is +0.000" in same.out
     assert again["splits"]["test"] == own["splits"]["test"]
 
     other = segrun(

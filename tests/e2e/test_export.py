@@ -1,6 +1,7 @@
 """``segrun export`` from the command to the file, and ``segrun predict model=FILE``, which needs no PyTorch."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,7 +62,6 @@ def test_wrong_requests(segrun: Segrun, trained: Path) -> None:
         (["run=nowhere", "out=m.onnx"], "run=nowhere: "),
         ([run, "out=m.onnx", "format=tflite"], "format=tflite: it must be onnx or torch_export."),
         ([run, "out=m.onnx", "size=32"], "size=32: it must be null or height and width"),
-        ([run], "out: it has no value yet. Type out=VALUE."),
         ([run, "out=m.onnx", "data.root=x"], "data.root: the dataset of this run, shapes, is not read from a folder."),
     ):
         done = segrun("export", *options)
@@ -112,3 +112,37 @@ def test_an_exported_model_predicts_without_torch(segrun: Segrun, trained: Path)
         done_again = segrun("predict", f"model={trained / 'm.onnx'}", "input=photos", "out=n", *options)
         assert (done_again.status, said in done_again.err) == (2, True), done_again.err
         assert not Path("n").exists()
+
+
+def snippets() -> list[str]:
+    """The programs of docs/inference.md, from its one place that names a run to the one that names none."""
+    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
+def test_the_programs_of_the_docs_say_what_predict_says(segrun: Segrun, trained: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (70, 91, 3)).astype(np.uint8)).save("photo.png")
+    Path("RUN").symlink_to(trained / "r")
+    Path("model.onnx").symlink_to(trained / "m.onnx")
+    as_it_is = ["precision=fp32", "tta=none", "inference=whole", "postprocess=none"]
+    assert segrun("predict", "run=RUN", "input=photo.png", "out=p", *as_it_is).status == 0
+    predicted = np.array(Image.open("p/masks/photo.png"))
+    assert predicted.std() > 0
+
+    of_run, of_file = snippets()
+    light = "import sys\nassert not {'pytorch_lightning', 'lightning'} & sys.modules.keys()\n"
+    program = of_run + "import numpy as np\nnp.save('labels.npy', labels)\n" + light
+    for code in (program, of_file + "assert 'torch' not in __import__('sys').modules\n"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load("labels.npy"), predicted)
+    assert (np.array(Image.open("labels.png")) == predicted).mean() > 0.999
+
+
+def test_without_a_name_the_file_lies_in_the_run(segrun: Segrun, trained: Path) -> None:
+    done = segrun("export", f"run={trained / 'r'}", "format=torch_export", "images=1")
+    assert done.status == 0, done.err
+    assert (trained / "r" / "model.pt2").is_file()
+    again = segrun("export", f"run={trained / 'r'}", "format=torch_export")
+    assert (again.status, "overwrite=true" in again.err) == (2, True)

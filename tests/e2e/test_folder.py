@@ -1,6 +1,11 @@
 """Images of one's own through the command line: a folder of a few files, a table of them, and real membranes."""
 
 import csv
+import json
+import math
+import re
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seg_cli.commands.trained import load_trained
 from seg_cli.runs.run import Run
 from tests.e2e.conftest import TINY, Outcome
 
@@ -53,6 +59,23 @@ def test_colours_want_a_table_and_then_it_trains(segrun: Segrun, mine: Path) -> 
     assert not groups["val"] & groups["test"]
     again = segrun("eval", "run=r", "split=test", "accelerator=cpu", "loader.workers=0")
     assert again.status == 0, again.err
+    (proposed,) = [line for line in done.out.splitlines() if line.startswith("next  ")]
+    for word in ("data=folder", f"data.root={mine}", shlex.quote("data.fractions=[0.6,0.2,0.2]")):
+        assert word in proposed
+    assert "run_dir" not in proposed
+    (train,) = re.findall(r"^(\d+) train, ", done.out, re.MULTILINE)
+    steps = int(train) // 2
+    assert f"note: {steps} steps in all are few" in done.out
+    assert f"trainer.max_epochs={math.ceil(200 / steps)} " in done.out
+
+    image = mine / "images" / "day0_0.jpg"
+    image.rename("new.jpg")
+    shutil.rmtree(mine)  # a trained model needs its images no more
+    labelled = segrun("predict", "run=r", "input=new.jpg", "out=p", "accelerator=cpu")
+    assert labelled.status == 0, labelled.err
+    colors = [of["color"] for of in json.loads(Path("p/labels.json").read_text())["classes"]]
+    assert colors == [[0, 0, 0], [255, 0, 0]]
+    assert load_trained("r").label("new.jpg").shape == (32, 40)
 
 
 def test_a_table_trains_with_gray_images(segrun: Segrun, mine: Path) -> None:

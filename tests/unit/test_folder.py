@@ -655,3 +655,57 @@ def test_real_camvid_as_a_folder_is_camvid(shared: Path) -> None:
     sample, same = data.splits["val"][5], CamVid(root=str(root)).splits["val"][5]
     assert (sample.name, sample.group) == (same.name, same.group)
     np.testing.assert_array_equal(sample.mask, same.mask)
+
+
+def yes_no(root: Path, count: int = 12) -> None:
+    for index in range(count):
+        save(root / "images" / f"{index}.png", np.full((64, 64), index, np.uint8))
+        mask = np.zeros((64, 64), np.uint8)
+        mask[8:] = 255
+        save(root / "masks" / f"{index}.png", mask)
+
+
+@pytest.mark.parametrize("place", [0, 5], ids=["looked at first", "not"])
+def test_a_stray_value_does_not_make_the_foreground_void(tmp_path: Path, place: int) -> None:
+    yes_no(tmp_path)
+    path = tmp_path / "masks" / f"{place}.png"
+    mask = np.array(Image.open(path))
+    mask[20, 3:9] = 7
+    save(path, mask)
+    with pytest.raises(UserError, match=rf"{place}.png: expected a mask of 0 and 255.*7 .6 pixels.*masks_are=index"):
+        Folder(root=str(tmp_path))
+    found = Folder(root=str(tmp_path), unpaired="leave_out")  # as segrun check does, which reads on
+    assert found.labels.names == ("background", "foreground")
+    named = Folder(root=str(tmp_path), masks_are="index")
+    assert named.labels.names == ("class 0", "class 7")
+
+
+def test_smoothed_masks_are_no_labels(tmp_path: Path) -> None:
+    yes_no(tmp_path)
+    mask = np.array(Image.open(tmp_path / "masks" / "3.png"))
+    mask[7, :] = np.arange(60, 124)
+    save(tmp_path / "masks" / "3.png", mask)
+    with pytest.raises(UserError, match=r"3.png: expected a mask of 0 and 255.*smooth"):
+        Folder(root=str(tmp_path))
+
+
+def test_labels_with_much_void_stay_labels(tmp_path: Path) -> None:
+    yes_no(tmp_path)
+    for index in range(12):
+        mask = np.array(Image.open(tmp_path / "masks" / f"{index}.png"))
+        mask[30, :4] = 3
+        save(tmp_path / "masks" / f"{index}.png", mask)
+    assert Folder(root=str(tmp_path)).labels.names == ("class 0", "class 3")
+
+
+def test_files_without_a_partner_may_be_left_out(tmp_path: Path) -> None:
+    yes_no(tmp_path)
+    (tmp_path / "masks" / "2.png").unlink()
+    save(tmp_path / "masks" / "nobody.png", np.zeros((64, 64), np.uint8))
+    with pytest.raises(UserError, match="unpaired=leave_out"):
+        Folder(root=str(tmp_path))
+    found = Folder(root=str(tmp_path), unpaired="leave_out")
+    assert [Path(line.split(": ")[0]).name for line in found.unpaired] == ["2.png", "nobody.png"]
+    assert sum(len(split) for split in found.splits.values()) == 11
+    with pytest.raises(UserError, match="refuse or leave_out"):
+        Folder(root=str(tmp_path), unpaired="keep")
