@@ -222,7 +222,7 @@ def _closing(config: Mapping[str, Any], directory: Run, results: Mapping[str, An
         f"fitted in {cost['fit_seconds']:.1f} s · {cost['parameters']} numbers learned · scored at "
         f"{cost['images_per_second']:.0f} images/s\n"
         f"run   {directory.folder}\n"
-        f"next  look at {directory.figures / 'steps.png'}, then compare: {compare_with(config, 'unet')}"
+        f"next  look at {directory.figures / 'steps.png'}{compare_with(config, 'unet')}"
     )
 
 

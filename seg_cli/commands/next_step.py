@@ -5,15 +5,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 _OF_THIS_RUN = ("model", "fit", "run_dir", "seed", "hydra", "benchmark")
 """Options that another model does not share, or that would name this very run."""
 
 
 def compare_with(config: Mapping[str, Any], other: str) -> str:
-    """The command that trains this model and another under the same options."""
-    model = config["choices"]["model"]
-    return shlex.join(["segrun", "-m", f"model={model},{other}", *_shared(config)])
+    """``", then compare: "`` and the command that trains this model and another under the same options.
+
+    It is empty in a job of a matrix, which compares already.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        return ""
+    command = ["segrun", "-m", f"model={config['choices']['model']},{other}", *_shared(config)]
+    return f", then compare: {shlex.join(command)}"
 
 
 def _shared(config: Mapping[str, Any]) -> list[str]:

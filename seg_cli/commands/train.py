@@ -343,4 +343,4 @@ def _draw(
 
 def _next_step(config: Mapping[str, Any], directory: Run) -> str:
     other = "unet" if config["choices"]["model"] != "unet" else "deeplabv3plus"
-    return f"look at {directory.figures / 'predictions.png'}, then compare: {compare_with(config, other)}"
+    return f"look at {directory.figures / 'predictions.png'}{compare_with(config, other)}"

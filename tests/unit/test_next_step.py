@@ -3,14 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
+from hydra.types import RunMode
 
 from seg_cli.commands import next_step
 
 CONFIG = {"choices": {"model": "fcn8s", "data": "camvid", "experiment": None}, "data": {"root": "my data"}}
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    hydra = SimpleNamespace(overrides=SimpleNamespace(task=list(overrides)))
+def typed(monkeypatch: pytest.MonkeyPatch, *overrides: str, mode: RunMode = RunMode.RUN) -> None:
+    hydra = SimpleNamespace(mode=mode, overrides=SimpleNamespace(task=list(overrides)))
     fake = SimpleNamespace(initialized=lambda: True, get=lambda: hydra)
     monkeypatch.setattr(next_step, "HydraConfig", fake)
 
@@ -18,16 +19,24 @@ def typed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
 def test_options_are_kept_but_not_those_of_this_very_run(monkeypatch: pytest.MonkeyPatch) -> None:
     typed(monkeypatch, "model=fcn8s", "loss=ce+2*dice", "experiment=tour", "+model.depth=3", "run_dir=here", "seed=3")
     said = next_step.compare_with(CONFIG, "unet")
-    assert said == "segrun -m model=fcn8s,unet 'loss=ce+2*dice' experiment=tour"
+    assert said == ", then compare: segrun -m model=fcn8s,unet 'loss=ce+2*dice' experiment=tour"
 
 
 def test_the_data_is_always_said(monkeypatch: pytest.MonkeyPatch) -> None:
     typed(monkeypatch, "loss=dice")
-    assert next_step.compare_with(CONFIG, "unet") == "segrun -m model=fcn8s,unet data=camvid loss=dice"
+    assert next_step.compare_with(CONFIG, "unet") == ", then compare: segrun -m model=fcn8s,unet data=camvid loss=dice"
 
 
 def test_without_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(next_step, "HydraConfig", SimpleNamespace(initialized=lambda: False))
-    assert next_step.compare_with(CONFIG, "unet") == "segrun -m model=fcn8s,unet data=camvid 'data.root=my data'"
+    assert (
+        next_step.compare_with(CONFIG, "unet")
+        == ", then compare: segrun -m model=fcn8s,unet data=camvid 'data.root=my data'"
+    )
     tour = CONFIG | {"choices": CONFIG["choices"] | {"experiment": "tour"}}
-    assert next_step.compare_with(tour, "unet") == "segrun -m model=fcn8s,unet experiment=tour"
+    assert next_step.compare_with(tour, "unet") == ", then compare: segrun -m model=fcn8s,unet experiment=tour"
+
+
+def test_a_job_of_a_matrix_proposes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed(monkeypatch, "model=fcn8s", "loss=dice", mode=RunMode.MULTIRUN)
+    assert next_step.compare_with(CONFIG, "unet") == ""
