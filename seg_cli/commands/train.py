@@ -316,7 +316,8 @@ def _draw(
 ) -> None:
     """The pictures of a run, in figures/ and wherever a logger shows them."""
     labels, test = experiment.dataset.labels, scored["test"]
-    figures.curves(directory.metrics, directory.figures / "curves.png")
+    colors = dict(zip(labels.names, labels.colors, strict=True))
+    figures.curves(directory.metrics, directory.figures / "curves.png", colors=colors)
     classes = labels.num_classes
     draw_confusion(test.matrix[:classes], labels.names, directory.figures / "confusion.png")  # without a row of void
     draw_metrics(test, experiment.config["choices"]["model"], directory.figures)
