@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A first hour with segrun in three minutes: a threshold, a network, another loss, two ways to upsample, a training that
-# is stopped and goes on, and at the end a table and a page that compare them all.
+# A first hour with segrun in a few minutes (at most five on two quiet cores): a threshold, a network, another loss, two
+# ways to upsample, a training that is stopped and goes on, and at the end a table and a page that compare them all.
 #
 # How to call it, from any folder that may be written to, with segrun on the PATH (". .venv/bin/activate" in the clone):
 #     bash PATH/TO/examples/learn.sh

@@ -240,7 +240,10 @@ def _new_folder(folder: Path, numbered: bool) -> Path:
                     "Choose a new folder, or leave run_dir out."
                 ) from None
         except OSError as error:
-            raise UserError(f"run_dir={folder}: the folder cannot be made ({error.strerror}).") from None
+            raise UserError(
+                f"run_dir={folder}: the folder cannot be made ({error.strerror}). "
+                "Work in a folder that you may write to, or type run_dir=DIR."
+            ) from None
     raise UserError(f"{folder}: there are a thousand runs of this name and second already.")
 
 

@@ -215,3 +215,14 @@ def test_an_interrupt_while_the_config_is_composed() -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "interrupted\n")
+
+
+def test_a_matrix_where_no_folder_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").write_text("a file")
+    assert cli.run(["-m", "seed=0,1"]) == 2
+    err = capsys.readouterr().err
+    assert "the folder cannot be made (Not a directory). Work in a folder that you may write to." in err
+    assert "Traceback" not in err
