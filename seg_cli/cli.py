@@ -36,6 +36,16 @@ _HYDRA_VERBS: Mapping[str, Mapping[str, str]] = {
 }
 """Verbs of ``conf/<verb>.yaml``, each with flags of its own and the settings that they are short for."""
 
+_MEANT: Mapping[str, str] = {
+    **dict.fromkeys(("compare", "leaderboard", "results"), "table"),
+    **dict.fromkeys(("test", "score", "evaluate", "val"), "eval"),
+    **dict.fromkeys(("fit", "run", "demo"), "train"),
+    **dict.fromkeys(("infer", "inference"), "predict"),
+    **dict.fromkeys(("explain", "show", "config"), "plan"),
+    **dict.fromkeys(("sweep", "search"), "tune"),
+}
+"""What other programs call our verbs, where the spelling gives no hint."""
+
 _TRACEBACKS = "SEGRUN_TRACEBACKS"
 """Environment variable: "1" where the user asked for tracebacks. Workers and subprocesses inherit it."""
 
@@ -78,8 +88,10 @@ def _dispatch(argv: list[str]) -> int:
             return _completion(argv[0], argv[1:])
         return _run_hydra("train", argv)
     verb, rest = argv[0], argv[1:]
+    if verb == "help":  # what other programs have; ours is --help
+        return _help(next((word for word in rest if word in VERBS), None))
     if verb not in VERBS:
-        raise UserError(_no_such_verb(verb))
+        raise UserError(_no_such_verb(verb, rest))
     if "-h" in rest or "--help" in rest:
         return _help(verb)
     if verb in _HYDRA_VERBS:
@@ -92,11 +104,14 @@ def _starts_with_an_option(argument: str) -> bool:
     return argument.startswith(("-", "+", "~")) or "=" in argument
 
 
-def _no_such_verb(verb: str) -> str:
+def _no_such_verb(verb: str, rest: Sequence[str]) -> str:
+    if verb in groups():
+        value = next((word.lstrip("=") for word in rest if word != "="), "") or choices(verb)[0].name
+        return f"{verb}: an option is written as key=value, without blanks. Type: segrun {verb}={value}"
     for group in groups():
         if verb in (choice.name for choice in choices(group)):
             return f"{verb}: an option is written as key=value. Type: segrun {group}={verb}"
-    hint = did_you_mean(verb, VERBS)
+    hint = f" Did you mean '{_MEANT[verb]}'?" if verb in _MEANT else did_you_mean(verb, VERBS)
     return f"{verb}: there is no such verb.{hint} Verbs: {', '.join(VERBS)}. See: segrun --help"
 
 
@@ -187,8 +202,9 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str], switches: Iterable[
         if not unknown:
             raise UserError(f"{message}. See: segrun --help")
         name = unknown.lstrip("-").partition("=")[0]
+        hint = "" if name in groups() else did_you_mean(unknown, known)
         raise UserError(
-            f"{unknown}: there is no such flag.{did_you_mean(unknown, known)} "
+            f"{unknown}: there is no such flag.{hint} "
             f"Settings are written without dashes, as in {name}=VALUE. See: segrun --help"
         )
 

@@ -1,5 +1,6 @@
 """Two finished runs compared, as ``segrun rerun --verify`` shows it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -22,7 +23,7 @@ def check_finished(*runs: Run) -> None:
     for run in runs:
         state = directory_state(run)
         if state != "finished":
-            more = "" if state == "running" else f" To go on with it: segrun resume {run.folder}."
+            more = "" if state == "running" else f" To go on with it: segrun resume {shlex.quote(str(run.folder))}."
             raise UserError(f"{run.folder}: its state is '{state}', and only finished runs can be compared.{more}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from seg_cli.commands.help import VERBS
-from seg_cli.config.choices import SUM_GROUPS, choices, groups, nouns
+from seg_cli.config.choices import SUM_GROUPS, UPSAMPLINGS, choices, groups, nouns
 from seg_cli.config.paths import conf_dir
 from seg_cli.errors import UserError
 
@@ -82,7 +82,7 @@ def candidates(line: str) -> list[str]:
     if current.startswith("-"):
         found = list(_FLAGS[verb])
     elif verb == "list":
-        found = [nouns(group)[1] for group in groups()]
+        found = [*(nouns(group)[1] for group in groups()), "upsamplings"]
     elif verb in ("doctor", "table", "report", "status", "cancel") or (verb in ("resume", "rerun") and len(words) == 1):
         found = []  # of these two, the shell knows the folders
     elif "=" in current:
@@ -102,7 +102,8 @@ def _values(current: str) -> list[str]:
     start = "".join(before)
     # A term stands once in a sum, and a choice once in a sweep; yet a sweep may hold a term in several sums.
     taken = re.split("[+*]", start.rpartition(",")[2]) if start.endswith(("+", "*")) else start.split(",")
-    return [f"{key}={start}{choice.name}" for choice in choices(group) if choice.name not in taken]
+    names = list(UPSAMPLINGS) if key == "model.upsample" else [choice.name for choice in choices(group)]
+    return [f"{key}={start}{name}" for name in names if name not in taken]
 
 
 def _keys(verb: str, words: list[str], depth: int) -> list[str]:

@@ -213,15 +213,21 @@ def _data() -> Iterator[Finding]:
     root = os.environ.get("SEGRUN_DATA")
     found = root or "not set, so data/ in the current folder"
     yield Finding("Data", "SEGRUN_DATA", found)
+    missing = []
     for choice in choices("data"):
+        if choice.name in ("folder", "manifest"):  # images of one's own, which have no place to be expected at
+            continue
         config = OmegaConf.create(yaml.safe_load(choice.path.read_text(encoding="utf-8")))
         if "root" not in config:
             yield Finding("Data", choice.name, "needs no files")
         elif Path(config.root).is_dir():
             yield Finding("Data", choice.name, str(config.root))
         else:
-            advice = "Say where it is: data.root=DIR, or set SEGRUN_DATA to the folder around it."
-            yield Finding("Data", choice.name, f"{config.root} is not there", advice)
+            missing.append(choice.name)
+    if missing:
+        where = f"{Path(root or 'data')}/"
+        advice = "To train on one of them, say where it is: data.root=DIR, or set SEGRUN_DATA to the folder around it."
+        yield Finding("Data", "not there", f"{', '.join(missing)} (looked for in {where})", advice)
 
 
 def _print_report(findings: Sequence[Finding]) -> None:

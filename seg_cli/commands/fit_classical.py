@@ -18,10 +18,10 @@ from rich.console import Console
 
 from seg_cli.commands.build import build, build_model
 from seg_cli.commands.experiment import check_sample
+from seg_cli.commands.next_step import compare_with
 from seg_cli.commands.score import Scoring, draw_metrics, per_image_table, score_splits, split_results
 from seg_cli.commands.train import open_loggers, open_run, recorded
 from seg_cli.commands.trained import describe_classes
-from seg_cli.commands.typed import again
 from seg_cli.config.secrets import without_secrets
 from seg_cli.data.fewer import fewer
 from seg_cli.data.sample import Dataset
@@ -97,7 +97,7 @@ def run(config: Mapping[str, Any]) -> float | None:
             seconds = _learn(fit, directory)
             results = _score(fit, directory, seconds, loggers)
     console.print(terminal.score_table(results))
-    console.print(_closing(directory, results), markup=False, highlight=False)
+    console.print(_closing(fit.config, directory, results), markup=False, highlight=False)
     return results["splits"]["test"]["miou"]
 
 
@@ -220,14 +220,13 @@ def _opening(fit: Fit, directory: Run) -> list[str]:
     ]
 
 
-def _closing(directory: Run, results: Mapping[str, Any]) -> str:
+def _closing(config: Mapping[str, Any], directory: Run, results: Mapping[str, Any]) -> str:
     cost = results["cost"]
     return (
         f"fitted in {cost['fit_seconds']:.1f} s · {cost['parameters']} numbers learned · scored at "
         f"{cost['images_per_second']:.0f} images/s\n"
         f"run   {directory.folder}\n"
-        f"next  look at {directory.figures / 'steps.png'}, then compare: segrun model=unet "
-        f"{again(('model', 'run_dir', 'name'), results['choices']['data'])}"
+        f"next  look at {directory.figures / 'steps.png'}{compare_with(config, 'unet')}"
     )
 
 

@@ -38,6 +38,8 @@ Examples
   segrun loader.batch_size=8 trainer.max_epochs=5 precision=fp32
                                                     settings of the run
   segrun -m model=unet,deeplabv3plus seed=0,1,2     a run for every combination
+  segrun -m model=unet model.upsample=nearest,transposed name=up && segrun table outputs/up
+                                                    two ways to upsample, compared
   segrun model=unet --cfg job                       show the config, and run nothing
   segrun plan model=unet data=camvid data.root=DIR  what a run would do, and need
   segrun check data=camvid data.root=DIR            find what is wrong with the data before training
@@ -232,6 +234,7 @@ Puts the finished runs below folders into a table: a row is the seeds of one exp
 seeds, an interval and a paired test over the images. Bold are the best and all that the data cannot tell from it.
 
   segrun table outputs
+  segrun table outputs --rows model.upsample         any setting can be what is compared
   segrun table outputs/camvid --rows model,loss --columns miou,iou:Car,parameters,images_per_second
   segrun table outputs --rows model,optimizer.lr --filter data=camvid seed=0,1,2
                                                      a row is made of choices and settings
@@ -256,6 +259,7 @@ Lists what there is to choose from, with a line on each: all groups, or the give
 
   segrun list
   segrun list models losses
+  segrun list upsamplings                            what model.upsample= takes
   segrun list encoders --timm 'convnext*'            search all encoders that timm has
   segrun list losses --config-dir my_conf            with your own
   segrun list models --cost                          parameters, operations and latency of all, on this machine

@@ -6,10 +6,11 @@ from itertools import groupby
 from pathlib import Path
 
 from seg_cli.commands.arguments import Parser
-from seg_cli.config.choices import Choice, choices, groups, nouns
+from seg_cli.config.choices import UPSAMPLINGS, Choice, choices, groups, nouns
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
 
+_UPSAMPLE = "model.upsample"
 _MORE_ENCODERS = "  Any other of timm: encoder.name=NAME. Search: segrun list encoders --timm 'convnext*'"
 
 
@@ -38,18 +39,34 @@ def main(argv: Sequence[str]) -> int:
         size = options.size or list_cost.DEFAULT_SIZE
         return list_cost.show(size, options.encoder, extra, options.json)
 
-    wanted = [_group(name, groups(extra)) for name in options.groups] or groups(extra)
+    wanted = [_group(name, groups(extra), _UPSAMPLE) for name in options.groups] or groups(extra)
     if options.json:
-        found = {group: {choice.name: choice.line for choice in choices(group, extra)} for group in wanted}
+        found = {
+            group: UPSAMPLINGS if group == _UPSAMPLE else {c.name: c.line for c in choices(group, extra)}
+            for group in wanted
+        }
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
     for number, group in enumerate(wanted):
+        if group == _UPSAMPLE:
+            _print_upsamplings(number)
+            continue
         print(f"{'' if number == 0 else chr(10)}{nouns(group)[1].capitalize()}: {group}=...")
         for _, family in groupby(choices(group, extra), key=lambda choice: choice.name.rpartition("/")[0]):
             _print_lines(list(family))
         if group == "encoder":
             print(_MORE_ENCODERS)
+            if not options.groups:
+                _print_upsamplings(number)
     return 0
+
+
+def _print_upsamplings(number: int) -> None:
+    """The operators, which are a setting of a model and no group, as a group is shown."""
+    print(f"{'' if number == 0 else chr(10)}Upsamplings: {_UPSAMPLE}=...")
+    width = max(map(len, UPSAMPLINGS))
+    for name, line in UPSAMPLINGS.items():
+        print(f"  {name:<{width}}  {line}")
 
 
 def _print_lines(found: Sequence[Choice]) -> None:
@@ -59,9 +76,16 @@ def _print_lines(found: Sequence[Choice]) -> None:
         print(f"  {choice.name:<{width}}  {choice.line}".rstrip())
 
 
-def _group(name: str, known: Sequence[str]) -> str:
-    """The group that goes by this name: its own, what one of its choices is called, or several."""
+def _group(name: str, known: Sequence[str], *settings: str) -> str:
+    """The group that goes by this name: its own, what one of its choices is called, or several.
+
+    Args:
+        name: as it was typed.
+        known: the groups.
+        settings: ``model.upsample``, where it is shown like a group.
+    """
     names = {word: group for group in known for word in (group, f"{group}s", *nouns(group))}
+    names |= {word: key for key in settings for word in (key, "upsample", "upsampling", "upsamplings")}
     if name.lower() not in names:
         hint = did_you_mean(name, names)
         raise UserError(f"list {name}: there is no such group.{hint} Groups: {', '.join(known)}.")

@@ -138,6 +138,9 @@ class Matrix(Sweeper):
                 folder.mkdir(parents=True)
             except FileExistsError:
                 continue
+            except OSError as error:
+                problem = f"hydra.sweep.dir={folder}: the folder cannot be made ({error.strerror})."
+                raise UserError(f"{problem} Work in a folder that you may write to.") from None
             if folder != asked:  # another matrix began in the same second
                 with read_write(self.config.hydra), open_dict(self.config.hydra):
                     self.config.hydra.sweep.dir = str(folder)

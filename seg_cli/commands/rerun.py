@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -104,7 +105,8 @@ def run_again(original: Run, settings: Iterable[str] = (), *, compared: bool = F
             carry_out(experiment, again, fabric, checkpoint=None)
     except KeyboardInterrupt as interrupt:
         if compared:
-            interrupt.add_note(f"Then compare: segrun rerun {original.folder} --verify --against {again.folder}")
+            folders = [shlex.quote(str(run.folder)) for run in (original, again)]
+            interrupt.add_note(f"Then compare: segrun rerun {folders[0]} --verify --against {folders[1]}")
         raise
     return again if fabric.is_global_zero else None
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, cast
@@ -68,7 +69,7 @@ def resume_run(directory: Run, settings: Iterable[str] = (), *, accept_changes: 
     if is_classical(stored):
         raise UserError(
             f"{directory.folder}: model={stored['choices']['model']} is fitted in one go and has no epochs to go on "
-            f"with. Make the run again: segrun rerun {directory.folder}"
+            f"with. Make the run again: segrun rerun {shlex.quote(str(directory.folder))}"
         )
     _check_state(directory, accept_changes)
     config = with_settings(stored, list(settings), directory)
@@ -146,10 +147,10 @@ def _check_state(directory: Run, accept_changes: bool) -> None:
 
 
 def _finished(directory: Run) -> str:
-    epochs = directory.status["epoch"]
+    epochs, folder = directory.status["epoch"], shlex.quote(str(directory.folder))
     return (
         f"{directory.folder}: this run is finished, after {epochs} epochs. To score it again: segrun eval "
-        f"run={directory.folder}. To train it longer: segrun resume {directory.folder} "
+        f"run={folder}. To train it longer: segrun resume {folder} "
         f"trainer.max_epochs={2 * epochs} --accept-changes"
     )
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -22,10 +23,10 @@ from seg_cli.commands.build import build_partial, describe_pretraining
 from seg_cli.commands.class_weights import describe_class_weights
 from seg_cli.commands.composing import resolve
 from seg_cli.commands.experiment import Experiment, fit_batch_size, prepare
+from seg_cli.commands.next_step import compare_with
 from seg_cli.commands.resume import resume_run
 from seg_cli.commands.score import draw_metrics, per_image_table, score_splits, split_results
 from seg_cli.commands.trained import describe_classes
-from seg_cli.commands.typed import again
 from seg_cli.config.secrets import without_secrets
 from seg_cli.config.visible import visible_lines
 from seg_cli.errors import SegrunError
@@ -257,7 +258,7 @@ def recorded(directory: Run, *, speaks: bool, asked: str | None = None, go_on: s
         with suppress(OSError, SegrunError):  # a full disk must not hide why the run ended
             directory.write_status("interrupted" if interrupted else "failed", reason=reason)
         if interrupted or directory.last_checkpoint.exists():
-            error.add_note(f"To go on: segrun {go_on} {directory.folder}")
+            error.add_note(f"To go on: segrun {go_on} {shlex.quote(str(directory.folder))}")
         if reason == "SIGUSR1" and (sentence := requeue()):
             error.add_note(sentence)
         raise
@@ -328,7 +329,8 @@ def _draw(
 ) -> None:
     """The pictures of a run, in figures/ and wherever a logger shows them."""
     labels, test = experiment.dataset.labels, scored["test"]
-    figures.curves(directory.metrics, directory.figures / "curves.png")
+    colors = dict(zip(labels.names, labels.colors, strict=True))
+    figures.curves(directory.metrics, directory.figures / "curves.png", colors=colors)
     classes = labels.num_classes
     draw_confusion(test.matrix[:classes], labels.names, directory.figures / "confusion.png")  # without a row of void
     draw_metrics(test, experiment.config["choices"]["model"], directory.figures)
@@ -354,7 +356,5 @@ def _draw(
 
 
 def _next_step(config: Mapping[str, Any], directory: Run) -> str:
-    choices = config["choices"]
-    other = "unet" if choices["model"] != "unet" else "deeplabv3plus"
-    compare = f"segrun -m model={choices['model']},{other} {again(('model', 'run_dir', 'name'), choices['data'])}"
-    return f"look at {directory.figures / 'predictions.png'}, then compare: {compare}"
+    other = "unet" if config["choices"]["model"] != "unet" else "deeplabv3plus"
+    return f"look at {directory.figures / 'predictions.png'}{compare_with(config, other)}"

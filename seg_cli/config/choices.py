@@ -37,6 +37,22 @@ SUM_GROUPS = ("loss", "augment", "logger", "tta", "metrics", "postprocess")
 WEIGHTED_GROUPS = ("loss",)
 """The groups whose terms take weights, ``loss=ce+2*dice``."""
 
+UPSAMPLINGS = {
+    "nearest": "Repeats each value",
+    "bilinear": "Interpolates between 2x2 neighbours",
+    "bicubic": "Interpolates between 4x4 neighbours (Keys 1981)",
+    "transposed": "A learned transposed convolution that starts as bilinear (Long 2015, arXiv:1411.4038)",
+    "bed_of_nails": "The value at the upper left, zeros elsewhere",
+    "max_unpool": "The value where the encoder's max pooling found it; for encoder=vgg16_bn and its like",
+    "pixel_shuffle": "A learned convolution to factor^2 values a pixel (Shi 2016, arXiv:1609.05158)",
+    "area": "Means of areas; for whole factors the same as nearest",
+    "gaussian": "A fixed kernel, softer than bilinear",
+    "lanczos3": "A fixed kernel, sharper, with some ringing",
+    "lanczos5": "A fixed kernel, sharper still, with more ringing",
+    "mitchell": "A fixed kernel between softness and ringing (Mitchell 1988)",
+}
+"""What ``model.upsample=`` takes, with a line on each: a setting of most models, and no group."""
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
@@ -21,7 +22,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from seg_cli.config.choices import choices, groups, nouns
+from seg_cli.config.choices import SUM_GROUPS, WEIGHTED_GROUPS, choices, groups, nouns
 from seg_cli.config.paths import conf_dir
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import SegrunError, UserError
@@ -31,6 +32,12 @@ _PACKAGES = {
     "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
 }
 """Choices that come with packages of their own."""
+
+_VALUES = {
+    "run": "run=RUN, where RUN is a run directory in outputs/",
+    "input": "input=PATH, an image, a folder of images, or a pattern in quotes",
+}
+"""What to type for settings that a verb cannot do without."""
 
 
 def explain(error: BaseException, overrides: Sequence[str] = ()) -> SegrunError | None:
@@ -86,10 +93,12 @@ def _missing_choice(error: MissingConfigException) -> str:
             value = where[2]  # the sum that the name is a term of
         elif where[1] != "hydra":
             inside = f" (asked for in {where[1]}/{where[2]})"
-    return (
-        f"{group}={value}: there is no {one} '{name}'{inside}.{did_you_mean(name, options)} "
-        f"{_options(several, options)}{listed}"
-    )
+    weighted = re.fullmatch(r"([0-9.]+)([a-z]\w*)", name)
+    if weighted and group in WEIGHTED_GROUPS and weighted[2] in options:
+        hint = f" A weight is written as in '{group}=ce+{weighted[1]}*{weighted[2]}', with a '*' and in quotes."
+    else:
+        hint = did_you_mean(name, options)
+    return f"{group}={value}: there is no {one} '{name}'{inside}.{hint} {_options(several, options)}{listed}"
 
 
 def _options(several: str, options: Iterable[str]) -> str:
@@ -112,15 +121,24 @@ def _not_a_name(overrides: Sequence[str]) -> str | None:
 
 def _syntax(error: OverrideParseException) -> str:
     override = error.override
+    if re.fullmatch(r"[-+*=,]+", override):
+        return f"{override}: it stands alone. An option has no blanks, as in loss=dice+focal, or is quoted as a whole."
     if "=" not in override and not override.startswith("~"):
+        if Path(override).is_dir():
+            return f"{override}: a run directory is named by its key. Type run={override}"
         owners = [group for group in groups() if any(choice.name == override for choice in choices(group))]
         example = f"{owners[0]}={override}" if owners else "model=unet"
         return f"{override}: an option is written as key=value, as in {example}. See: segrun --help"
     key, _, value = override.partition("=")
+    if value.endswith(",") or (value.startswith("[") and "]" not in value and "," in value):
+        return (
+            f"{override}: the value ends at a comma. A blank ends an option: write {key}={value.rstrip(', ')},... "
+            "without blanks behind the commas."
+        )
     quoted = value.strip("'\"").replace('"', '\\"')
     return (
-        f"{override}: the value cannot be read. Close every bracket and quote; a text with blanks, brackets, "
-        f"commas or equals signs is quoted twice, once for the shell: '{key}=\"{quoted}\"'"
+        f"{override}: the value cannot be read. Close every bracket and quote; a text with blanks, brackets, commas, "
+        f"equals signs or letters such as ü is quoted twice, once for the shell: '{key}=\"{quoted}\"'"
     )
 
 
@@ -196,6 +214,9 @@ def _dotted(settings: object, prefix: str = "") -> list[str]:
 
 def _several_values(override: str) -> str:
     key, _, value = override.partition("=")
+    if key in groups():
+        other = f", or {key}={value.replace(',', '+')} for their sum" if key in SUM_GROUPS and "+" not in value else ""
+        return f"{override}: several values mean several runs, which need -m. Type segrun -m {override}{other}."
     as_list = f", or {key}=[{value}] for a list" if "(" not in value else ""
     return f"{override}: several values mean several runs, which need -m. Type segrun -m {override}{as_list}."
 
@@ -206,7 +227,7 @@ def _value(error: OmegaConfBaseException, override: str | None = None) -> str:
     where = override or key or "The config"
     if isinstance(error, MissingMandatoryValue):
         key = key or reason.rpartition(": ")[2]
-        return f"{key}: it has no value yet. Type {key}=VALUE."
+        return f"{key}: it has no value yet. Type {_VALUES.get(key, f'{key}=VALUE')}."
     if variable := re.search(r"Environment variable '(.*)' not found", reason):
         instead = f", or {key}=VALUE" if key else ""
         return (

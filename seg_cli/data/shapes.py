@@ -55,11 +55,11 @@ class Shapes:
         noise: float = 10.0,
     ) -> None:
         if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 32:
-            raise ValueError(f"size={size}: it must be [height,width] of at least 32 pixels, as in [128,128].")
+            raise ValueError(f"size={size}: it must be [height,width] of at least 32 pixels, as in data.size=[64,64].")
         counts = {"train": train, "val": val, "test": test}
         for split, count in counts.items():
             if count < 1:
-                raise ValueError(f"{split}={count}: it must be 1 or more.")
+                raise ValueError(f"{split}={count}: it must be at least 1.")
         self._identity = repr((counts, tuple(size), seed, noise))
         self.splits: dict[str, Split] = {
             split: _Scenes(count, (size[0], size[1]), (seed, _SPLIT_IDS[split]), noise)

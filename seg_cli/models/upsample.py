@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seg_cli.config.choices import UPSAMPLINGS
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
 
-KINDS = (
-    *("nearest", "bilinear", "bicubic", "transposed", "bed_of_nails", "max_unpool", "pixel_shuffle"),
-    *("area", "gaussian", "lanczos3", "lanczos5", "mitchell"),
-)
+KINDS = tuple(UPSAMPLINGS)
 
 
 class Pool(NamedTuple):

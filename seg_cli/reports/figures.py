@@ -1,6 +1,6 @@
 """The pictures of a run, as PNG files: learning curves, and predictions beside the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,20 @@ Row = dict[str, float | None]
 # ---- learning curves
 
 
-def curves(rows: Sequence[Row], path: Path) -> None:
+def curves(rows: Sequence[Row], path: Path, *, colors: Mapping[str, tuple[int, int, int]] | None = None) -> None:
     """Draw losses with their terms, mIoU with its best epoch, the IoU of each class, and the learning rate.
 
     Args:
         rows: metrics.csv, one dict an epoch with ``epoch`` and any of ``train/loss``, ``train/loss/<term>``,
             ``val/loss``, ``val/miou``, ``val/iou/<class>``, ``lr``; None where there is no value.
         path: PNG file to write.
+        colors: class -> (red, green, blue) in 0..255, as in the pictures of predictions; None: any.
     """
     figure = new_figure(11, 7)
     (loss, miou), (classes, rate) = figure.subplots(2, 2)
     _draw_losses(loss, rows)
     _draw_miou(miou, rows)
-    _draw_classes(classes, rows)
+    _draw_classes(classes, rows, colors or {})
     _draw_line(rate, rows, "lr", color=INK)
     style(rate, "Learning rate")
     rate.set_ylim(bottom=0)
@@ -72,8 +73,11 @@ def _draw_miou(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(0, 1)
 
 
-def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
-    """A line a class, with its name at its end; of many classes only the best and the worst are named."""
+def _draw_classes(axes: Axes, rows: Sequence[Row], colors: Mapping[str, tuple[int, int, int]]) -> None:
+    """A line a class, with its name at its end; of many classes only the best and the worst are named.
+
+    A class has its own colour, on a grey line that is a little wider: some classes are as pale as the paper.
+    """
     series = {key.split("/", 2)[2]: _series(rows, key) for key in _keys(rows, "val/iou/")}
     ranked = sorted((name for name in series if series[name][1]), key=lambda name: series[name][1][-1])
     named = ranked if len(ranked) <= 16 else ranked[:6] + ranked[-6:]
@@ -81,9 +85,11 @@ def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
         if name not in named:
             axes.plot(*series[name], color=PALE, linewidth=0.6, zorder=1)
     heights = _spread([series[name][1][-1] for name in named], gap=0.056)
-    for name, height, color in zip(named, heights, cycle((BLUE, ORANGE, *COLORS)), strict=False):
+    for name, height, other in zip(named, heights, cycle((BLUE, ORANGE, *COLORS)), strict=False):
         epochs, values = series[name]
-        axes.plot(epochs, values, color=color, linewidth=1, marker=_marker(len(values)), markersize=4, clip_on=False)
+        color = "#{:02x}{:02x}{:02x}".format(*colors[name]) if name in colors else other
+        axes.plot(epochs, values, color=GREY, linewidth=2, clip_on=False)
+        axes.plot(epochs, values, color=color, linewidth=1.4, marker=_marker(len(values)), markersize=4, clip_on=False)
         axes.annotate(
             name if len(name) <= 24 else f"{name[:23]}…",
             (epochs[-1], values[-1]),
@@ -93,7 +99,7 @@ def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
                 **{"arrowstyle": "-", "color": color, "linewidth": 0.6},
                 **{"relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 2},
             },
-            color=color,
+            color=INK,
             fontsize=8,
             va="center",
             parse_math=False,

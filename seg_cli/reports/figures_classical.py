@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.ticker import NullLocator
 
-from seg_cli.data.labels import LabelSpace
+from seg_cli.data.labels import VOID, LabelSpace
 from seg_cli.inference.evaluate import Example
 from seg_cli.models.classical.kmeans import KMeans
 from seg_cli.models.classical.method import Method, Step
@@ -89,7 +89,7 @@ def _draw_steps(steps: Sequence[Step], example: Example, labels: LabelSpace, pat
         ("image", example.image),
         *((step.title, _look(step.picture)) for step in steps),
         ("prediction", labels.paint(example.prediction)),
-        ("truth", labels.paint(example.truth)),
+        ("truth (black: void)" if (example.truth == VOID).any() else "truth", labels.paint(example.truth)),
     ]
     height, width = example.image.shape[:2]
     columns = min(_COLUMNS, len(panels))

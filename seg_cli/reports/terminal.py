@@ -97,7 +97,7 @@ def _summary_table(splits: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("split", overflow="fold")
     for heading in (*_SUMMARY.values(), "images"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)  # 60 columns are enough
     for split, of in splits.items():
         miou, *others = (_score(of[key]) for key in _SUMMARY)
         table.add_row(Text(visible(split)), Text(miou, style="bold green"), *others, str(of["images"]))

@@ -261,7 +261,10 @@ def _new_folder(folder: Path, numbered: bool) -> Path:
                 ) from None
         except OSError as error:
             where = f"{folder}" if numbered else f"run_dir={folder}"  # chosen by us, or by the user
-            raise UserError(f"{where}: the folder cannot be made ({error.strerror}).") from None
+            raise UserError(
+                f"{where}: the folder cannot be made ({error.strerror}). Work in a folder that you may write to, or "
+                "type run_dir=DIR."
+            ) from None
     raise UserError(f"{folder}: there are a thousand runs of this name and second already.")
 
 

@@ -41,6 +41,12 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("segrun ")
 
 
+@pytest.mark.parametrize(("words", "first"), [(["help"], "segrun: "), (["help", "table"], "segrun table ")])
+def test_help_as_a_verb(words: list[str], first: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(words) == 0
+    assert capsys.readouterr().out.startswith(first)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"segrun {__version__}\n"
@@ -49,6 +55,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 WRONG = [
     (["unett"], "unett: there is no such verb. Did you mean 'tune'? Verbs: train, "),
     (["trian"], "there is no such verb. Did you mean 'train'?"),
+    (["compare"], "compare: there is no such verb. Did you mean 'table'?"),
+    (["model", "unet"], "model: an option is written as key=value, without blanks. Type: segrun model=unet"),
+    (["model", "=", "unet"], "model: an option is written as key=value, without blanks. Type: segrun model=unet"),
+    (["loss=ce", "+", "dice"], "+: it stands alone. An option has no blanks, as in loss=dice+focal"),
+    (["-m", "loss=dice,", "focal"], "write loss=dice,... without blanks behind the commas."),
+    (["loader.crop=[64,", "64]"], "A blank ends an option: write loader.crop=[64,... without blanks"),
+    (["loss=ce+2dice"], "A weight is written as in 'loss=ce+2*dice', with a '*' and in quotes."),
+    (["--model", "unet"], "--model: there is no such flag. Settings are written without dashes, as in model=VALUE."),
+    (["run_dir=läufe/1"], "letters such as ü is quoted twice, once for the shell: 'run_dir=\"läufe/1\"'"),
+    (["data.size=64"], "data.size=64: it must be [height,width] of at least 32 pixels, as in data.size=[64,64]."),
+    (["data.val=0"], "data.val=0: it must be at least 1."),
     (["unet"], "unet: an option is written as key=value. Type: segrun model=unet"),
     (["model=unett"], "model=unett: there is no model 'unett'. Did you mean 'unet'? Models: cunet, deconvnet, "),
     (["loss=dise"], "loss=dise: there is no loss 'dise'. Did you mean 'dice'? Losses: bce, boundary, ce, dice, "),
@@ -66,7 +83,11 @@ WRONG = [
     (["batch_size=3"], "there is no key 'batch_size'. Did you mean 'loader.batch_size'?"),
     (["loader.batchsize=3"], "Did you mean 'loader.batch_size'? 'loader' has: crop, batch_size, "),
     (["seed=abc"], "seed=abc: it must be a whole number"),
-    (["loss=ce,dice"], "several values mean several runs, which need -m. Type segrun -m loss=ce,dice"),
+    (
+        ["loss=ce,dice"],
+        "several values mean several runs, which need -m. Type segrun -m loss=ce,dice, or loss=ce+dice for their sum.",
+    ),
+    (["model=unet,fpn"], "several values mean several runs, which need -m. Type segrun -m model=unet,fpn."),
     (["seed=range(3)"], "several values mean several runs, which need -m. Type segrun -m seed=range(3)."),
     (["-m", "model=unet,unett"], "model=unett: there is no model 'unett'. Did you mean 'unet'?"),
     (["train", "foo"], "foo: an option is written as key=value, as in model=unet."),
@@ -78,7 +99,9 @@ WRONG = [
     (["~loss"], "loss: a run needs one, and the config has none."),
     (["notes=???"], "notes: it has no value yet. Type notes=VALUE."),
     (["notes=${oc.env:NO_SUCH}"], "the environment variable NO_SUCH, which is not set."),
-    (["eval"], "run: it has no value yet. Type run=VALUE."),
+    (["eval"], "run: it has no value yet. Type run=RUN, where RUN is a run directory in outputs/."),
+    (["eval", "/"], "/: a run directory is named by its key. Type run=/"),
+    (["predict"], "input: it has no value yet. Type input=PATH, an image, a folder of images, or a pattern in quotes."),
     (["eval", "run=x", "slpit=val"], "there is no key 'slpit'. Did you mean 'split'?"),
     (["--config-dir", "nope"], "nope: there is no such folder."),
     (["--config-name", "nope"], "There is no config named 'nope'."),
@@ -192,3 +215,14 @@ def test_an_interrupt_while_the_config_is_composed() -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "interrupted\n")
+
+
+def test_a_matrix_where_no_folder_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").write_text("a file")
+    assert cli.run(["-m", "seed=0,1"]) == 2
+    err = capsys.readouterr().err
+    assert "the folder cannot be made (Not a directory). Work in a folder that you may write to." in err
+    assert "Traceback" not in err

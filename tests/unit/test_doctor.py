@@ -78,7 +78,9 @@ def test_partitions_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_data_roots(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("SEGRUN_DATA", str(tmp_path))
-    (missing,) = [finding for finding in doctor._data() if finding.name == "camvid"]
+    (missing,) = [finding for finding in doctor._data() if finding.name == "not there"]
+    assert "camvid, " in missing.value
+    assert str(tmp_path) in missing.value
     assert missing.advice
     (tmp_path / "camvid").mkdir()
     (there,) = [finding for finding in doctor._data() if finding.name == "camvid"]

@@ -62,7 +62,8 @@ def example(height: int = 30, width: int = 40, *, void: bool = False) -> Example
 @pytest.mark.parametrize("epochs", [1, 30, 500])
 @pytest.mark.parametrize("names", [("Sky", "Car"), ODD_NAMES, tuple(f"class {i}" for i in range(150))], ids=len)
 def test_curves(epochs: int, names: tuple[str, ...], tmp_path: Path) -> None:
-    figures.curves(rows(epochs, names), tmp_path / "curves.png")
+    colors = {name: (255, 255, i) for i, name in enumerate(names[1:])}
+    figures.curves(rows(epochs, names), tmp_path / "curves.png", colors=colors)
     assert size(tmp_path / "curves.png") == (1650, 1050)
 
 

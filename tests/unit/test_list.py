@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seg_cli import cli
-from seg_cli.config.choices import choices, groups
+from seg_cli.config.choices import UPSAMPLINGS, choices, groups
 from seg_cli.config.suggest import closest, did_you_mean
 
 
@@ -24,6 +24,17 @@ def test_a_group_goes_by_any_of_its_names(name: str, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert out.startswith("Losses: loss=...\n  bce ")
     assert "unet" not in out
+
+
+@pytest.mark.parametrize("name", ["upsample", "upsamplings", "model.upsample"])
+def test_upsamplings_are_listed_like_a_group(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["list", name]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Upsamplings: model.upsample=...\n  nearest ")
+    assert cli.run(["list", name, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["model.upsample"]) == list(UPSAMPLINGS)
+    assert cli.run(["list"]) == 0
+    assert out in capsys.readouterr().out
 
 
 def test_all_groups_as_json_with_a_config_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,12 @@ def test_names_are_shown_and_not_obeyed() -> None:
     assert "te[bold]st\\x1b[0m" in text
 
 
+def test_no_number_is_cut_in_a_narrow_terminal() -> None:
+    text = in_a_pipe(score_table(results("val", "test")), width=60)
+    assert cells(text, "test") == ["test", "0.600", "0.900", "0.700", "0.750", "0.850", "101"]
+    assert "…" not in text
+
+
 def test_pixels_of_overlapping_classes_are_a_share_of_those_that_count_for_the_class() -> None:
     found = results("test", names=("Car", "Roof", "Unused"))
     counts = [[[600, 0], [100, 300]], [[0, 100], [100, 300]], [[1000, 0], [0, 0]]]

@@ -1,0 +1,50 @@
+"""What a training proposes to type next: the same once more with another model."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from seg_cli.config.secrets import mask_secrets
+
+_OF_THIS_RUN = ("model", "fit", "run_dir", "name", "seed", "hydra", "benchmark")
+"""Options that another model does not share, or that would name this very run."""
+
+
+def compare_with(config: Mapping[str, Any], other: str) -> str:
+    """``", then compare: "`` and the command that trains this model and another under the same options.
+
+    It is empty in a job of a matrix, which compares already.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        return ""
+    options = (mask_secrets(text) for text in (*_own_choices(), *_shared(config)))
+    command = ["segrun", "-m", f"model={config['choices']['model']},{other}", *options]
+    return f", then compare: {shlex.join(command)}"
+
+
+def _own_choices() -> list[str]:
+    """``--config-dir`` as it was typed, below the working folder as a relative path."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    own = next((Path(source.path) for source in sources if source.provider == "command-line"), None)
+    if own is None:
+        return []
+    return ["--config-dir", str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)]
+
+
+def _shared(config: Mapping[str, Any]) -> list[str]:
+    """The options as they were typed; where nobody typed them (``resume``), those that say which images these are."""
+    if HydraConfig.initialized():
+        typed = [str(override) for override in HydraConfig.get().overrides.task]
+        keys = [text.lstrip("+~").partition("=")[0].partition(".")[0] for text in typed]
+        found = [text for text, key in zip(typed, keys, strict=True) if key not in _OF_THIS_RUN]
+        if any(text.lstrip("+").startswith(("data=", "data.", "experiment=")) for text in found):
+            return found
+        return [f"data={config['choices']['data']}", *found]
+    experiment, root = config["choices"].get("experiment"), config["data"].get("root")
+    if experiment not in (None, "none"):
+        return [f"experiment={experiment}"]
+    return [f"data={config['choices']['data']}", *([f"data.root={root}"] if root else [])]
