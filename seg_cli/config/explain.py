@@ -36,6 +36,7 @@ _PACKAGES = {
 _VALUES = {
     "run": "run=RUN, where RUN is a run directory in outputs/",
     "input": "input=PATH, an image, a folder of images, or a pattern in quotes",
+    "out": "out=DIR, a folder that is made for what comes out",
 }
 """What to type for settings that a verb cannot do without."""
 
@@ -151,6 +152,11 @@ def _composition(error: HydraException) -> str:
             return _several_values(several[1])
     for pattern, ours in _SENTENCES.items():
         if match := re.match(pattern, message):
+            if "nothing is chosen there" in ours and match[1].partition("=")[0] in groups():
+                group = match[1].partition("=")[0]
+                return (
+                    f"{match[1]}: {group} is for training; this verb has no such group. --cfg job shows its own."
+                )
             return ours.format(*match.groups())
     if isinstance(cause, OmegaConfBaseException):
         override = re.match(r"Error merging override (.+)", message)

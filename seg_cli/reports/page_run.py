@@ -14,6 +14,7 @@ import yaml
 from seg_cli.config.parent import compare_with_parent
 from seg_cli.config.suggest import did_you_mean
 from seg_cli.errors import UserError
+from seg_cli.models.classical import is_classical
 from seg_cli.reports import charts
 from seg_cli.reports.gallery import Gallery, read_examples
 from seg_cli.reports.page import NOTHING, Cell, Table, data_uri, mapping, number, render, when
@@ -112,7 +113,14 @@ def make_run_page(folder: Path, *, split: str | None = None) -> str:
         environment=environment_of(environment),
         cost=cost_of(results, status),
         command=_command(environment.get("command_line")),
+        go_on=_go_on(config, run.folder),
     )
+
+
+def _go_on(config: Mapping[str, Any], folder: Path) -> str:
+    """What to type after a run that did not come to its end; what has no epochs is made anew."""
+    verb = "rerun" if mapping(config.get("model")) and is_classical(config) else "resume"
+    return shlex.join(["segrun", verb, str(folder)])
 
 
 # ---- reading

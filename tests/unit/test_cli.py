@@ -226,3 +226,10 @@ def test_a_matrix_where_no_folder_can_be_made(
     err = capsys.readouterr().err
     assert "the folder cannot be made (Not a directory). Work in a folder that you may write to." in err
     assert "Traceback" not in err
+
+
+def test_a_group_of_training_is_no_group_of_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["check", "experiment=tour"]) == 2
+    said = capsys.readouterr().err
+    assert "experiment is for training; this verb has no such group" in said
+    assert "+experiment" not in said
