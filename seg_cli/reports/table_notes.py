@@ -110,20 +110,21 @@ def _made(records: Sequence[Record], columns: Sequence[Column]) -> list[str]:
     when = f" {dates[0]}" if dates else ""
     when += f" to {dates[-1]}" if dates and dates[-1] != dates[0] else ""
     hardware = Counter(record.environment.get("hardware") or "unknown hardware" for record in records)
-    commits = Counter(_commit(record) for record in records)
+    programs = Counter(_program(record) for record in records)
     count = f"{len(records)} run{'s' * (len(records) > 1)}"
-    notes = [f"{count},{when or ' without date'}, on {_some(hardware)}; {_some(commits)}."]
+    notes = [f"{count},{when or ' without date'}, on {_some(hardware)}; {_some(programs)}."]
     speeds = [column.heading for column in columns if column.id in _SPEEDS]
     if speeds and len(hardware) > 1:
         notes.append(f"{', '.join(speeds)}: measured on different hardware, and not comparable.")
     return notes
 
 
-def _commit(record: Record) -> str:
+def _program(record: Record) -> str:
+    """``segrun 0.1.0 (commit 1a2b3c, changed)``."""
     about = record.environment
-    commit = f", commit {str(about['commit'])[:10]}" if about.get("commit") else ""
-    changed = " (changed)" if about.get("changed") else ""
-    return f"segrun {about.get('version') or 'of an unknown version'}{commit}{changed}"
+    known = [f"commit {str(about['commit'])[:10]}"] if about.get("commit") else []
+    where = f" ({', '.join([*known, *(['changed'] if about.get('changed') else [])])})" if known else ""
+    return f"segrun {about.get('version') or 'of an unknown version'}{where}"
 
 
 def _left_out(found: Collection, request: "Request", older: int) -> list[str]:

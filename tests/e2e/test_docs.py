@@ -79,3 +79,39 @@ def test_the_makefile_has_what_the_readme_names() -> None:
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_files_that_pages_name_are_there() -> None:
+    named = set(re.findall(r"[`(]((?:\.\./)?(?:[a-z_]+/)+[a-z_0-9]+\.(?:py|sh|yaml))\)?`?", PAGES_TEXT))
+    own = {name.removeprefix("../") for name in named}
+    rooms = {path.name for path in (REPOSITORY / "seg_cli").iterdir() if path.is_dir()}
+    ours = {name for name in own if name.split("/")[0] in {"seg_cli", "conf", "tests", "bench", "examples", *rooms}}
+    assert len(ours) > 30
+    users = {"conf/sweep/mine.yaml", "seg_cli/models/mynet.py", "seg_cli/losses/myloss.py", "seg_cli/data/mydata.py"}
+    users |= {
+        "conf/data/camvid32_segnet.yaml",
+        "conf/model/mynet.yaml",
+        "conf/loss/myloss.yaml",
+        "conf/data/mydata.yaml",
+    }
+    missing = [
+        name
+        for name in ours - users
+        if not ((REPOSITORY / name).is_file() or (REPOSITORY / "seg_cli" / name).is_file())
+    ]
+    assert not missing
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_headings_that_links_name_are_there() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            text = (page.parent / target).read_text() if target else page.read_text()
+            titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in anchors, f"{page.name}: {target}#{anchor}"

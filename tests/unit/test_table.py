@@ -429,7 +429,7 @@ def test_speed_on_different_hardware_is_said() -> None:
     write("b", model="b", environment={"gpus": ["H200"]})
     made = table(columns=("miou", "images_per_second"))
     assert "images/s: measured on different hardware, and not comparable." in said(made)
-    assert "on A processor, H200; segrun 0.1.0, commit 0123456789." in said(made)
+    assert "on A processor, H200; segrun 0.1.0 (commit 0123456789)." in said(made)
 
 
 def test_scores_of_an_evaluation() -> None:
