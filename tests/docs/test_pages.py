@@ -73,8 +73,8 @@ def cut_down(arguments: list[str]) -> list[str]:
     elsewhere = any(word.startswith("data=") and word != "data=shapes" for word in words)
     if not elsewhere and not any("camvid" in word or "membranes" in word for word in words):
         small += ["data.train=20", "data.val=2", "data.test=2", "data.size=[64,64]"]
-    if "encoder" not in " ".join(arguments) and "model=unet" in words:
-        small.append("encoder.name=resnet10t")
+    if not any("encoder" in word or "sweep=architecture" in word for word in words):
+        small.append("encoder.name=test_resnet.r160_in1k")
     if verb == "tune":
         small += [] if any(word.startswith("sweep.trials") for word in words) else ["sweep.trials=2"]
         small.append("name=searched_" + re.sub(r"\W", "_", " ".join(arguments))[-40:])

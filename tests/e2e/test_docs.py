@@ -26,7 +26,8 @@ def commands() -> list[str]:
             found += [line for line in block.splitlines() if line.startswith("segrun")]
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         found += [" ".join(code.split()) for code in re.findall(r"`(segrun [^`]+)`", prose)]
-    return list(dict.fromkeys(command.partition(" #")[0].strip() for command in found))
+    lines = (part.partition(" #")[0].strip() for command in found for part in command.split(" && "))
+    return list(dict.fromkeys(lines))
 
 
 PLAIN = ("resume", "rerun", "table", "report", "status", "cancel")

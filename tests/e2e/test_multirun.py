@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -70,7 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def resume(directory: Run) -> float:
         done.append(f"resume {directory.folder.name.rpartition('_')[2]}")
-        return work(directory.config, directory)
+        return work(cast(dict[str, Any], OmegaConf.to_container(directory.config)), directory)
 
     monkeypatch.setattr(multirun, "_train", begin)
     monkeypatch.setattr(multirun, "_resume", resume)
