@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from seg_cli.commands.arguments import Parser
 from seg_cli.commands.comparing import check_finished, named, settings_of, verify
 from seg_cli.commands.resume import differences, with_settings, written
@@ -225,12 +223,11 @@ def _place(config: Mapping[str, Any]) -> Path:
 @contextmanager
 def _no_job() -> Iterator[None]:
     """Directories and W&B ask Hydra whether this is a job of a multirun. It is none, whatever was before it."""
-    from hydra.conf import HydraConf
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.instance()
     before = hydra.cfg
-    hydra.set_config(OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)}))
+    hydra.cfg = None
     try:
         yield
     finally:

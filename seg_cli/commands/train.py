@@ -216,12 +216,12 @@ def _score(experiment: Experiment, directory: Run, fitted: Fitted, loggers: list
 
 def open_run(config: Mapping[str, Any]) -> Run:
     """A new run directory."""
-    hydra = HydraConfig.get()
-    job = f"_{hydra.job.num}" if hydra.mode == RunMode.MULTIRUN else ""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    job = f"_{hydra.job.num}" if hydra and hydra.mode == RunMode.MULTIRUN else ""
     if config["run_dir"]:
         return Run.create(Path(config["run_dir"] + job).expanduser(), numbered=False)
     # All jobs of a sweep carry the time at which the sweep began.
-    stamp = Path(hydra.sweep.dir).name if job else datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    stamp = Path(hydra.sweep.dir).name if hydra and job else datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     return Run.create(Path("outputs") / config["name"] / f"{stamp}{job}", numbered=True)
 
 

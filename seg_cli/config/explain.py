@@ -154,9 +154,7 @@ def _composition(error: HydraException) -> str:
         if match := re.match(pattern, message):
             if "nothing is chosen there" in ours and match[1].partition("=")[0] in groups():
                 group = match[1].partition("=")[0]
-                return (
-                    f"{match[1]}: {group} is for training; this verb has no such group. --cfg job shows its own."
-                )
+                return f"{match[1]}: {group} is for training; this verb has no such group. --cfg job shows its own."
             return ours.format(*match.groups())
     if isinstance(cause, OmegaConfBaseException):
         override = re.match(r"Error merging override (.+)", message)

@@ -84,6 +84,7 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The resolved configuration of some overrides, and its choices."""
     sums.register()
     GlobalHydra.instance().clear()
+    before = HydraConfig.instance().cfg
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", overrides, return_hydra_config=True)
@@ -94,6 +95,7 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         settings = OmegaConf.to_container(config, resolve=True)
     finally:
         GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = before  # of the command that is being obeyed, if it is one of Hydra's
     assert isinstance(settings, dict)
     return settings, found  # type: ignore[return-value]
 

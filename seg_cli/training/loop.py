@@ -240,6 +240,7 @@ class Loop:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         model.eval()
+        self.task.loss.eval()  # a model gives no edges now, and terms that look at them count for nothing
         matrix, loss_sum = self.task.counting.nothing().to(self.device), torch.zeros(2, device=self.device)
         limit = self.plan.limit_batches
         length = self.data.validation_length if limit is None else min(limit, self.data.validation_length)
@@ -256,6 +257,7 @@ class Loop:
             if self.stop.received and self.fabric.world_size == 1:
                 self._save()
                 raise Interrupted(self.stop.received)
+        self.task.loss.train()
         if self.fabric.world_size > 1:
             torch.distributed.all_reduce(matrix)
             torch.distributed.all_reduce(loss_sum)

@@ -42,7 +42,8 @@ def commands(page: Path) -> list[str]:
 
 def filled_in(command: str) -> str:
     """The command with what a reader would put in its place."""
-    root = "SEGRUN_DATA/isbi" if "membranes" in command else "SEGRUN_DATA/camvid" if "camvid" in command else "fruit"
+    two_classes = "membranes" in command or "model.method=adaptive" in command
+    root = "SEGRUN_DATA/isbi" if two_classes else "SEGRUN_DATA/camvid" if "camvid" in command else "fruit"
     for name, value in {
         r"data\.root=DIR": f"data.root={root}",
         r"encoder\.weights=(FILE|imagenet)": "encoder.weights=none",  # no test downloads anything
@@ -75,6 +76,8 @@ def cut_down(arguments: list[str]) -> list[str]:
         small += ["data.train=20", "data.val=2", "data.test=2", "data.size=[64,64]"]
     if not any("encoder" in word or "sweep=architecture" in word for word in words):
         small.append("encoder.name=test_resnet.r160_in1k")
+    if any(word.startswith("experiment=camvid") for word in words):
+        small.append("encoder.weights=none")
     if verb == "tune":
         small += [] if any(word.startswith("sweep.trials") for word in words) else ["sweep.trials=2"]
         small.append("name=searched_" + re.sub(r"\W", "_", " ".join(arguments))[-40:])
@@ -106,6 +109,10 @@ def test_the_commands_of_a_page(trained: Callable[..., Outcome], desk: Path, pag
             shutil.copytree("outputs/run", "outputs/camvid_small/run", dirs_exist_ok=True)
         if arguments == ["status"]:
             assert trained("-m", "model=unet", "seed=0,1", *cut_down(["model=unet"])).status == 0
+        if "threshold=best" in arguments:  # of labels that overlap
+            labels = ["model=unet", "loss=bce", "data=folder", "data.root=fruit_labels", "data.multilabel=true"]
+            assert trained(*labels, *cut_down(labels), "run_dir=outputs/labels").status == 0
+            arguments[arguments.index("run=outputs/run")] = "run=outputs/labels"
         began = time.monotonic()
         done = trained(*arguments, *cut_down(arguments))
         took.append(f"{time.monotonic() - began:6.1f} s  {done.status}  {command}")

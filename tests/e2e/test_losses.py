@@ -35,6 +35,18 @@ def test_a_weight_follows_its_schedule_and_is_logged(segrun: Segrun) -> None:
         assert row["train/loss"] == pytest.approx(total, rel=1e-4)
 
 
+def test_terms_of_edges_learn_and_are_left_out_of_validation(segrun: Segrun) -> None:
+    options = ("model=gscnn", "encoder.name=test_resnet.r160_in1k", "loss=ce+20*edge+dual_task", "run_dir=r")
+    small = [option for option in TINY if not option.startswith(("model", "encoder"))]
+    done = segrun(*small, *SHAPES, *options, "trainer.max_epochs=2")
+    assert done.status == 0, done.err
+    for row in Run.open("r").metrics:
+        assert all(row[f"train/loss/{term}"] for term in ("edge", "dual_task")), (
+            "in every epoch, also after a validation"
+        )
+        assert row["val/loss"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
