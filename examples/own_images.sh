@@ -48,7 +48,8 @@ step "Is the data sound? Counts, class shares, and a picture sheet to look at"
 segrun check data=folder data.root="$data" out=check
 
 step "What check says of a folder with mistakes: a mask that is missing, one of another size, one with a stray value"
-cp -r "$data" spoiled
+cp -rL "$data" spoiled # -L copies what links lead to: nothing of yours is touched
+chmod -R u+w spoiled
 python - <<'PY'
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """The scripts in examples/: three ways through segrun, each from an empty folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +41,17 @@ def test_learning_with_a_laptop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "membranes"])
 def test_choosing_a_model_for_own_images(tmp_path: Path, drawn: bool, request: pytest.FixtureRequest) -> None:
-    given = [] if drawn else [request.getfixturevalue("shared") / "data" / "isbi"]
+    given: list[Path] = []
+    before: dict[Path, bytes] = {}
+    if not drawn:
+        given.append(tmp_path / "isbi")
+        given[0].mkdir()
+        for name, there in (("images", "image"), ("masks", "label")):
+            shutil.copytree(request.getfixturevalue("shared") / "data" / "isbi" / "train" / there, tmp_path / there)
+            (given[0] / name).symlink_to(tmp_path / there)
+            before |= {path: path.read_bytes() for path in (tmp_path / there).iterdir()}
     walk("own_images.sh", *given, folder=tmp_path, EPOCHS="2")
+    assert all(path.read_bytes() == content for path, content in before.items()), "what a user had is as it was"
     for made in ("check/sheet.png", "check_spoiled/check.json", "outputs/cells/report.html", "predictions/legend.png"):
         assert (tmp_path / made).is_file()
     assert len(list((tmp_path / "predictions" / "masks").glob("*.png"))) == 3, "the broken file has none"
