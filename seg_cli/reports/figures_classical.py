@@ -60,13 +60,15 @@ def quality_by_images(
     figure = new_figure(7, 4.4)
     axes = figure.subplots()
     last = {model: float(np.mean(of[max(of)])) for model, of in scores.items()}
-    markers = cycle("os^Dv")
+    markers, taken = cycle("os^Dv"), list[str]()
     for model, color in zip(
         sorted(scores, key=lambda name: -last[name]), cycle((BLUE, ORANGE, *COLORS, INK)), strict=False
     ):
         counts = sorted(scores[model])
         means = [float(np.mean(scores[model][count])) for count in counts]
-        axes.plot(counts, means, color=color, marker=next(markers), markersize=5, linewidth=1.6, label=model)
+        line = "--" if color in taken else "-"  # where there are more methods than colours
+        taken.append(color)
+        axes.plot(counts, means, line, color=color, marker=next(markers), markersize=5, linewidth=1.6, label=model)
         for count in counts:
             axes.plot([count] * len(scores[model][count]), scores[model][count], "_", color=color, markersize=7)
     every = sorted({count for of in scores.values() for count in of})
