@@ -332,20 +332,60 @@ def postgres() -> Iterator[str]:
             subprocess.run([*control, "-m", "fast", "stop"], user=user, cwd=folder, check=True, capture_output=True)
 
 
+@pytest.fixture
+def mysql() -> Iterator[str]:
+    """The same of MariaDB, which speaks as MySQL does."""
+    if importlib.util.find_spec("pymysql") is None:
+        pytest.skip("no driver of MySQL is installed")
+    program, install = (shutil.which(name, path="/usr/sbin:/usr/bin") for name in ("mariadbd", "mariadb-install-db"))
+    if program is None or install is None:
+        pytest.skip("MariaDB is not installed")
+    import pymysql
+
+    user = "mysql" if os.getuid() == 0 else None  # it does not run as root
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if user:
+            shutil.chown(folder, user)
+        data = [install, "--no-defaults", f"--datadir={folder}/data", "--auth-root-authentication-method=normal"]
+        subprocess.run(data, user=user, cwd=folder, check=True, capture_output=True)
+        server.close()
+        files = [f"--datadir={folder}/data", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+        serve = [program, "--no-defaults", *files, f"--port={port}", "--bind-address=127.0.0.1"]
+        with subprocess.Popen(serve, user=user, cwd=folder, stderr=subprocess.DEVNULL) as running:
+            try:
+                for _ in range(300):
+                    if Path(f"{folder}/pid").exists():
+                        break
+                    time.sleep(0.1)
+                with pymysql.connect(unix_socket=f"{folder}/socket", user="root") as connection:
+                    for line in (
+                        "create database trials",
+                        "create user me@'127.0.0.1'",
+                        "grant all on trials.* to me@'127.0.0.1'",
+                    ):
+                        connection.cursor().execute(line)
+                yield f"mysql+pymysql://me@127.0.0.1:{port}/trials"
+            finally:
+                running.terminate()
+
+
 @pytest.mark.slow
-def test_workers_share_a_database(postgres: str) -> None:
+@pytest.mark.parametrize("server", ["postgres", "mysql"])
+def test_workers_share_a_database(server: str, request: pytest.FixtureRequest) -> None:
     section = {**SECTION, "trials": 12}
+    url: str = request.getfixturevalue(server)
     ends: list[int] = []
 
     def work() -> None:
-        mine = Study("mine", open_storage(postgres), Search.parse(section), seed=3, epochs=5)
+        mine = Study("mine", open_storage(url), Search.parse(section), seed=3, epochs=5)
         while (trial := mine.take()) is not None:
             mine.draw(trial)
             time.sleep(0.05)
             mine.tell(trial, TrialState.COMPLETE, [trial.number / 10])
             ends.append(trial.number)
 
-    first = Study("mine", open_storage(postgres), Search.parse(section), seed=3, epochs=5)
+    first = Study("mine", open_storage(url), Search.parse(section), seed=3, epochs=5)
     workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
