@@ -58,7 +58,10 @@ class Composer(ConfigLoaderImpl):
         if key not in self._bases:
             if len(self._bases) == _BASES:
                 self._bases.pop(next(iter(self._bases)))
-            self._bases[key] = pickle.dumps(super().load_sweep_config(master_config, choices))
+            try:
+                self._bases[key] = pickle.dumps(super().load_sweep_config(master_config, choices))
+            except pickle.PicklingError:  # in a job of submitit's, which has imported Hydra's plugins twice
+                return super().load_sweep_config(master_config, list(sweep_overrides))
         cfg: DictConfig = pickle.loads(self._bases[key])
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         dirname = cfg.hydra.job.config.override_dirname
