@@ -152,8 +152,8 @@ def _composition(error: HydraException) -> str:
             return _several_values(several[1])
     for pattern, ours in _SENTENCES.items():
         if match := re.match(pattern, message):
-            if "nothing is chosen there" in ours and match[1].partition("=")[0] in groups():
-                group = match[1].partition("=")[0]
+            group = match[1].partition("=")[0] if match.groups() else ""
+            if pattern == _NOT_CHOSEN and group in groups():
                 return f"{match[1]}: {group} is for training; this verb has no such group. --cfg job shows its own."
             return ours.format(*match.groups())
     if isinstance(cause, OmegaConfBaseException):
@@ -167,10 +167,10 @@ _SEVERAL_VALUES = (
     r"Sweep parameters '(.*)' requires --multirun",
 )
 
+_NOT_CHOSEN = r"Could not override '.*'\. No match in the defaults list\.\n.* use \+(.*)"
+
 _SENTENCES = {
-    r"Could not override '.*'\. No match in the defaults list\.\n.* use \+(.*)": (
-        "{0}: nothing is chosen there yet, so this needs a '+'. Type: +{0}"
-    ),
+    _NOT_CHOSEN: ("{0}: nothing is chosen there yet, so this needs a '+'. Type: +{0}"),
     r"Could not override '(.*)'\.\nDid you mean to override (?:one of )?(.*)\?": (
         "{0}: nothing is chosen there. Did you mean '{1}'?"
     ),

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,17 @@ def test_a_driver_that_is_missing_is_one_sentence(url: str, package: str, monkey
     assert "secret" not in str(refused.value)
 
 
+@contextmanager
+def place_of_a_server(user: str | None) -> Iterator[tuple[str, int]]:
+    """A folder of that user's, and a port that nobody has."""
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if user:
+            shutil.chown(folder, user)
+        server.close()
+        yield folder, port
+
+
 @pytest.fixture
 def postgres() -> Iterator[str]:
     """The URL of an empty database of a server that is started for it."""
@@ -316,13 +328,9 @@ def postgres() -> Iterator[str]:
     if not found:
         pytest.skip("PostgreSQL is not installed")
     user = "postgres" if os.getuid() == 0 else None  # it does not run as root
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        if user:
-            shutil.chown(folder, user)
+    with place_of_a_server(user) as (folder, port):
         data = [str(found[-1] / "initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "me"]
         subprocess.run(data, user=user, cwd=folder, check=True, capture_output=True)
-        server.close()
         options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
         control = [str(found[-1] / "pg_ctl"), "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w"]
         subprocess.run([*control, "start"], user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -343,13 +351,9 @@ def mysql() -> Iterator[str]:
     import pymysql
 
     user = "mysql" if os.getuid() == 0 else None  # it does not run as root
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        if user:
-            shutil.chown(folder, user)
+    with place_of_a_server(user) as (folder, port):
         data = [install, "--no-defaults", f"--datadir={folder}/data", "--auth-root-authentication-method=normal"]
         subprocess.run(data, user=user, cwd=folder, check=True, capture_output=True)
-        server.close()
         files = [f"--datadir={folder}/data", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
         serve = [program, "--no-defaults", *files, f"--port={port}", "--bind-address=127.0.0.1"]
         with subprocess.Popen(serve, user=user, cwd=folder, stderr=subprocess.DEVNULL) as running:
