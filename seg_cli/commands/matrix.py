@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -30,12 +32,12 @@ from rich.console import Console
 from seg_cli.commands.composing import Composer, Store, copied, resolve
 from seg_cli.commands.help import VERBS
 from seg_cli.commands.launchers import Ended
-from seg_cli.commands.multirun import identify, judge, run_at
+from seg_cli.commands.multirun import identify, look_up
 from seg_cli.config.schema import validate
 from seg_cli.config.sweeps import MATRIX, as_values
 from seg_cli.errors import RunFailed, SegrunError, UserError
 from seg_cli.reports.jobs import count_states, end_line, job_table, known_line, varied
-from seg_cli.runs.claims import Note, Place, all_newest, record
+from seg_cli.runs.claims import Note, Place, all_newest
 from seg_cli.runs.jobs import Job, Jobs
 from seg_cli.runs.known import known_runs
 from seg_cli.runs.run import Run, numbered_names
@@ -113,11 +115,15 @@ class Matrix(Sweeper):
 
     # ---- before
 
-    def _sweep_plainly(self, arguments: list[str]) -> Any:
-        """Another verb for every combination."""
-        sweeper = BasicSweeper(max_batch_size=None, params={key: str(value) for key, value in self._params.items()})
-        sweeper.setup(hydra_context=self.hydra_context, task_function=self._task, config=self.config)
-        return sweeper.sweep(arguments)
+    def _sweep_plainly(self, arguments: list[str]) -> None:
+        """Another verb for every combination. Each job has said itself what was wrong."""
+        jobs = self._make_launcher().launch(self._combine(arguments), initial_job_idx=0)
+        with suppress(OSError):  # of a folder that is not there, or that a launcher has written to
+            Path(self.config.hydra.sweep.dir).rmdir()
+        errors = [job._return_value for job in jobs if job.status is JobStatus.FAILED]
+        if errors:
+            kind = UserError if all(isinstance(error, UserError) for error in errors) else RunFailed
+            raise kind(f"{len(errors)} of {len(jobs)} job{'s' * (len(jobs) > 1)} failed; see above.")
 
     def _combine(self, arguments: list[str]) -> list[list[str]]:
         """The overrides of each job."""
@@ -170,7 +176,7 @@ class Matrix(Sweeper):
                 else:
                     if place not in places:
                         places[place] = all_newest(place), known_runs(place)
-                    job = _look_up(job, config, fingerprint, place, *places[place])
+                    job = look_up(job, config, fingerprint, place, *places[place])
             jobs.append(job)
         store.save()
         return jobs, twins
@@ -337,7 +343,7 @@ class Matrix(Sweeper):
         failed = any(job.state == "failed" for job in undone)
         again = "; retry=failed tries those again that failed" if failed else ""
         raise RunFailed(
-            f"{len(undone)} of {len(jobs)} jobs did not finish ({count_states(jobs)}). "
+            f"{len(undone)} of {len(jobs)} job{'s' * (len(jobs) > 1)} did not finish ({count_states(jobs)}). "
             f"The same command goes on with what is left{again}."
         )
 
@@ -359,28 +365,6 @@ class Matrix(Sweeper):
             table.main(words)
         except SegrunError as error:
             print(f"note: the table cannot be made: {error}", flush=True)
-
-
-def _look_up(
-    job: Job,
-    config: Mapping[str, Any],
-    fingerprint: str,
-    place: Place,
-    notes: Mapping[str, Note],
-    runs: Mapping[str, Run],
-) -> Job:
-    """What is known of a job, from claims and the runs that there are."""
-    note = notes.get(fingerprint)
-    if note is not None and note.busy:
-        who = f"process {note.process['pid']} on {note.process['host']}"
-        return replace(job, state="elsewhere", run=str(note.run) if note.run else None, reason=who)
-    found = runs.get(fingerprint) or (run_at(note.run) if note else None)
-    verdict = judge(job, found, fingerprint, again=config["retry"] == "failed")
-    if verdict.action == "leave":
-        return verdict.job
-    if verdict.run is not None and (note is None or note.run != verdict.run.folder):
-        record(place, fingerprint, verdict.run.folder)  # whoever takes the job finds it there
-    return job
 
 
 def _check_alone() -> None:

@@ -20,7 +20,7 @@ from seg_cli.config.schema import validate
 from seg_cli.config.sweeps import job_number
 from seg_cli.errors import SegrunError
 from seg_cli.models.classical import is_classical
-from seg_cli.runs.claims import Note, Place, holding, take
+from seg_cli.runs.claims import Note, Place, holding, record, take
 from seg_cli.runs.fingerprint import fingerprint as fingerprint_of
 from seg_cli.runs.heartbeat import beating, silence
 from seg_cli.runs.jobs import GOING_ON, Job, Jobs, running, score_of, wait_for_decision
@@ -122,6 +122,28 @@ def judge(job: Job, found: Run | None, fingerprint: str, *, again: bool) -> Verd
     if is_classical(found.config):
         return Verdict("begin", job)  # it has no epochs to go on with
     return Verdict("resume", replace(job, remark="resumed"), found)
+
+
+def look_up(
+    job: Job,
+    config: Mapping[str, Any],
+    fingerprint: str,
+    place: Place,
+    notes: Mapping[str, Note],
+    runs: Mapping[str, Run],
+) -> Job:
+    """What is known of a job before it is sent off, from claims and the runs that there are."""
+    note = notes.get(fingerprint)
+    if note is not None and note.busy:
+        who = f"process {note.process['pid']} on {note.process['host']}"
+        return replace(job, state="elsewhere", run=str(note.run) if note.run else None, reason=who)
+    found = runs.get(fingerprint) or (run_at(note.run) if note else None)
+    verdict = judge(job, found, fingerprint, again=config["retry"] == "failed")
+    if verdict.action == "leave":
+        return verdict.job
+    if verdict.run is not None and (note is None or note.run != verdict.run.folder):
+        record(place, fingerprint, verdict.run.folder)  # whoever takes the job finds it there
+    return job
 
 
 def _find_place() -> tuple[Jobs, Job]:

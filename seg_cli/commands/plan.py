@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
 from rich.console import Console
@@ -56,6 +58,9 @@ def run(cfg: DictConfig) -> None:
     experiment = fit_batch_size(experiment, fabric)
     plan = experiment.plan(processes)
     console.print(_title(experiment), markup=False, highlight=False)
+    if (benchmark := config["choices"].get("benchmark")) and HydraConfig.get().mode is RunMode.RUN:
+        note = f"note: benchmark={benchmark} is a matrix, and this is the plan of the settings that its jobs share."
+        console.print(f"{note} Of each job: segrun plan -m benchmark={benchmark}\n", markup=False, highlight=False)
     folder = open_folder("plans", {"out": out, "name": config["name"]}) if out or asked["find_lr"] else None
     notes = []
     if asked["largest_batch"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 
 from seg_cli.commands.arguments import Parser
 from seg_cli.errors import UserError
@@ -34,9 +35,13 @@ def main(argv: Sequence[str]) -> int:
         _follow(folder, console)
         return 0
     runs = look(folder)
-    console.print(status_table(runs))
+    console.print(_table(folder, runs))
     console.print(summary(folder, runs), markup=False, highlight=False)
     return 0
+
+
+def _table(folder: Path, runs: Sequence[Progress]) -> Table:
+    return status_table(runs, "job" if Jobs(folder).is_there else "run")
 
 
 def summary(folder: Path, runs: Sequence[Progress]) -> str:
@@ -70,7 +75,7 @@ def _follow(folder: Path, console: Console) -> None:
         while True:
             runs = look(folder)
             if console.is_terminal:
-                live.update(status_table(runs), refresh=True)
+                live.update(_table(folder, runs), refresh=True)
             elif (line := count_states([run.job for run in runs])) != before:
                 console.print(line)
                 before = line
@@ -78,7 +83,7 @@ def _follow(folder: Path, console: Console) -> None:
                 break
             time.sleep(_EVERY)
         if not console.is_terminal:
-            live.update(status_table(runs))
+            live.update(_table(folder, runs))
     console.print(summary(folder, runs), markup=False, highlight=False)
 
 

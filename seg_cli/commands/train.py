@@ -357,4 +357,5 @@ def _draw(
 
 def _next_step(config: Mapping[str, Any], directory: Run) -> str:
     other = "unet" if config["choices"]["model"] != "unet" else "deeplabv3plus"
-    return f"look at {directory.figures / 'predictions.png'}{compare_with(config, other)}"
+    compare = compare_with(config, other, directory.environment.get("command_line") or ())
+    return f"look at {directory.figures / 'predictions.png'}{compare}"

@@ -1,6 +1,7 @@
 """What a search says and leaves behind: lines about trials, a table, pictures, and the best as an experiment."""
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from seg_cli.commands.next_step import own_choices
 from seg_cli.config.secrets import mask_secrets, without_secrets
 from seg_cli.config.space import override
 from seg_cli.reports.search import SHOWN, Trial, ranked, search_csv, search_table
@@ -37,10 +39,11 @@ def opening(tuning: "Tuning", study: Study) -> str:
     names = ", ".join(parameter.name for parameter in search.space.parameters)
     workers = f"{tuning.workers} worker{'s' * (tuning.workers > 1)}"
     done = f", {len(study.finished)} of them finished already" if study.finished else ""
+    common = shlex.join(mask_secrets(text) for text in (*own_choices(), *tuning.base))
     return (
         f"study {tuning.name}: {study.budget} trials{done}, {workers}, sampler {search.sampler.name}, pruner "
         f"{search.pruner.name}\nobjectives: {goals}; parameters: {names}\n"
-        f"all trials: segrun {mask_secrets(' '.join(tuning.base))}\nstorage: {without_password(tuning.storage)}"
+        f"all trials: segrun {common}\nstorage: {without_password(tuning.storage)}"
     )
 
 

@@ -10,13 +10,21 @@ from seg_cli.config.visible import visible
 from seg_cli.reports.jobs import COLORS, WORDS, varied
 from seg_cli.runs.watch import GOING, Progress
 
+_ALWAYS = ("model", "loss")
+"""Shown where nothing varies."""
 
-def status_table(runs: Sequence[Progress]) -> Table:
-    """A line a run: what it varies, its state, epochs, scores, time left, where it is run, when it was heard of."""
-    names = varied([run.job for run in runs])
+
+def status_table(runs: Sequence[Progress], heading: str) -> Table:
+    """A line a run: what it varies, its state, epochs, scores, time left, where it is run, when it was heard of.
+
+    Args:
+        runs: all of them.
+        heading: of their numbers, ``job`` or ``run``.
+    """
+    names = varied([run.job for run in runs]) or [name for name in _ALWAYS if any(name in _chosen(run) for run in runs)]
     several = len(runs) > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("job" if names or any(run.job.overrides for run in runs) else "run", justify="right")
+    table.add_column(heading, justify="right")
     for name in names:
         table.add_column(Text(visible(name)), overflow="fold")
     table.add_column("state", no_wrap=True)
@@ -29,7 +37,7 @@ def status_table(runs: Sequence[Progress]) -> Table:
         table.add_column("reason", overflow="fold")
     for run in runs:
         job = run.job
-        values = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides)
+        values = _chosen(run)
         state = Text(WORDS.get(job.state, job.state), style=COLORS.get(job.state, ""))
         cells = [
             *(Text(visible(values.get(name, ""))) for name in names),
@@ -46,6 +54,10 @@ def status_table(runs: Sequence[Progress]) -> Table:
             cells.append(Text(visible(" ".join((job.reason or "").split()))))
         table.add_row(str(job.number + 1) if several else "", *cells)
     return table
+
+
+def _chosen(run: Progress) -> dict[str, str]:
+    return dict(text.lstrip("+").partition("=")[::2] for text in run.job.overrides)
 
 
 def duration(seconds: float) -> str:

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seg_cli.errors import SegrunError, UserError
 from seg_cli.runs.atomic import read_object
 from seg_cli.runs.heartbeat import silence
 from seg_cli.runs.jobs import Job, Jobs, score_of
 from seg_cli.runs.run import Run
 from seg_cli.runs.runner import lives, named_process, seconds_since
-from seg_cli.runs.sections import SAFE
+from seg_cli.runs.sections import Sections
 
 SWEEPS = Path("outputs") / ".sweeps"
 
@@ -69,10 +67,10 @@ def find(asked: str | None) -> Path:
 
 def look(folder: Path) -> list[Progress]:
     """How far everything in a folder is that ``find`` gave."""
-    jobs = Jobs(folder)
+    jobs, sections = Jobs(folder), Sections()
     if jobs.is_there:
-        return [_of_job(jobs, job) for job in jobs.read_all()]
-    return [_of_run(number, run) for number, run in enumerate(_runs_in(folder))]
+        return [_of_job(jobs, job, sections) for job in jobs.read_all()]
+    return [_of_run(number, run, _read_config(run, sections)) for number, run in enumerate(_runs_in(folder))]
 
 
 def is_lost(folder: Path) -> bool:
@@ -89,26 +87,28 @@ def _runs_in(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _of_job(jobs: Jobs, job: Job) -> Progress:
+def _of_job(jobs: Jobs, job: Job, sections: Sections) -> Progress:
     silent = seconds_since(jobs.path(job.number)) if job.state in ("running", "lost") else None
     if job.run is None:
         return Progress(job, process=job.process, silent=silent)
-    return _measured(Path(job.run), job)
+    return _measured(Path(job.run), job, _read_config(Path(job.run), sections))
 
 
-def _of_run(number: int, folder: Path) -> Progress:
-    """A run as if it were the job of a matrix."""
+def _of_run(number: int, folder: Path, config: Mapping[str, Any]) -> Progress:
+    """A run as if it were the job of a matrix that chose whatever it has."""
     status = read_object(folder / "status.json")
     state: Any = "lost" if is_lost(folder) else status.get("state", "lost")
     process, reason, score = named_process(status.get("process")), status.get("reason"), None
     if state == "finished":
         with suppress(SegrunError):
             score = score_of(Run(folder))
-    job = Job(number, state=state, run=str(folder), reason=reason, score=score, process=process)
-    return _measured(folder, job)
+    chosen = {**(config.get("choices") or {}), "seed": config.get("seed")}
+    overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    job = Job(number, overrides=overrides, state=state, run=str(folder), reason=reason, score=score, process=process)
+    return _measured(folder, job, config)
 
 
-def _measured(folder: Path, job: Job) -> Progress:
+def _measured(folder: Path, job: Job, config: Mapping[str, Any]) -> Progress:
     status = read_object(folder / "status.json")
     going = job.state in GOING
     rows: Sequence[Mapping[str, float | None]] = []
@@ -116,7 +116,8 @@ def _measured(folder: Path, job: Job) -> Progress:
     if job.state != "finished":
         with suppress(SegrunError):
             rows = Run(folder).metrics
-        epochs = _epochs(folder)
+        with suppress(KeyError, TypeError, ValueError):
+            epochs = int(config["trainer"]["max_epochs"])
     epoch = len(rows) if rows else status.get("epoch")
     return Progress(
         job,
@@ -139,9 +140,10 @@ def _left(folder: Path, done: int, epochs: int) -> float | None:
     return max(0.0, (epochs - done) * (began - newest) / here - newest)
 
 
-def _epochs(folder: Path) -> int | None:
+def _read_config(folder: Path, sections: Sections) -> dict[str, Any]:
+    """What a run was asked for, as far as it can be read."""
     try:
-        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=SAFE)
-        return int(config["trainer"]["max_epochs"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return None
+        numbers = sections.add((folder / "config.yaml").read_text(encoding="utf-8"))
+        return {key: value for number in numbers for key, value in sections.parse(number).items()}
+    except (OSError, ValueError):
+        return {}

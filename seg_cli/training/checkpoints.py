@@ -113,7 +113,8 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         UserError: if the file is missing, damaged, or of another model.
     """
     if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: this run has no such checkpoint; it ended before its first epoch did.")
+        reason = "it ended before its first epoch did, or the file was removed since"
+        raise UserError(f"{checkpoint}: this run has no such checkpoint; {reason}.")
     content = read_checkpoint(checkpoint)
     try:
         state = content["state_dict"]

@@ -64,6 +64,24 @@ def test_a_plan_says_what_training_then_does(segrun: Segrun) -> None:
     assert plan["memory"]["parameters"] == held + 2 * 3 * 4  # mean and deviation of the images are in no checkpoint
 
 
+def test_plans_of_the_jobs_of_a_matrix(segrun: Segrun, tmp_path: Path) -> None:
+    small = ("data.train=8", "data.val=2", "data.test=2", "data.size=[32,32]")
+    alone = segrun("plan", "benchmark=shapes_quick", *small)
+    assert alone.status == 0
+    assert "benchmark=shapes_quick is a matrix" in alone.out
+    assert "segrun plan -m benchmark=shapes_quick" in alone.out
+    all_of_them = segrun("plan", "-m", "benchmark=shapes_quick", "seed=0", "model=unet,fpn", *small)
+    assert all_of_them.status == 0
+    assert all_of_them.out.count("of 4: ") == 4
+    assert all_of_them.out.count("\nfpn · ") == 2
+    assert "is a matrix" not in all_of_them.out
+    assert not list((tmp_path / "outputs").glob(".sweeps/*")), "nothing is left behind"
+    some = segrun("plan", "-m", "model=unet", "trainer.max_epochs=1,-1", *small)
+    assert some.status == 2
+    assert "1 of 2 jobs failed; see above" in some.err
+    assert "unet · " in some.out
+
+
 def test_times_a_learning_rate_and_a_batch(segrun: Segrun) -> None:
     few = ("plan.lr_steps=12", "plan.lr_range=[1e-4,1]")
     done = segrun("plan", *SHAPES, *TINY, "--time", "--find-lr", "--largest-batch", *few, "out=p")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from seg_cli.commands.status import summary
 from seg_cli.runs.atomic import write_json
@@ -31,7 +32,9 @@ def age(path: Path, seconds: float) -> None:
 def write_run(folder: Path, state: str, *, epochs: int = 10, done: int = 2, process: Any = None) -> None:
     """A run whose sitting began 100 seconds ago, and whose newest epoch ended 20 seconds ago."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"model: {{}}\ntrainer:\n  max_epochs: {epochs}\n")
+    chosen = {"model": "unet", "loss": folder.name, "experiment": None}
+    config = {"choices": chosen, "seed": 0, "trainer": {"max_epochs": epochs}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_json(folder / "environment.json", {})
     rows = [f"{epoch},{epoch / 10}" for epoch in range(1, done + 1)]
     (folder / "metrics.csv").write_text("\n".join(["epoch,val/miou", *rows]) + "\n")
@@ -115,7 +118,12 @@ def test_the_table(segrun: Callable[..., Outcome], matrix: Path) -> None:
     assert "1 finished, 1 running, 1 lost, 1 failed, 1 not begun" in done.out
     of_runs = segrun("status", "outputs/shapes")
     assert "outputs/shapes: 1 finished, 1 running, 1 lost" in of_runs.out
-    assert segrun("status", "outputs/shapes/a").out.count("finished") == 2
+    head, *lines = [line.split() for line in of_runs.out.splitlines() if line.strip() and "─" not in line]
+    assert head[:3] == ["run", "loss", "state"], "what varies"
+    assert [line[1] for line in lines[:3]] == ["a", "b", "c"]
+    alone = segrun("status", "outputs/shapes/a").out
+    assert alone.count("finished") == 2
+    assert alone.split()[:4] == ["run", "model", "loss", "state"]
 
 
 def test_following_ends_when_nothing_runs(segrun: Callable[..., Outcome], matrix: Path) -> None:

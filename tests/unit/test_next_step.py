@@ -42,6 +42,17 @@ def test_without_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next_step.compare_with(tour, "unet") == ", then compare: segrun -m model=fcn8s,unet experiment=tour"
 
 
+def test_what_went_on_keeps_what_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(next_step, "HydraConfig", SimpleNamespace(initialized=lambda: False))
+    began = ["/bin/segrun", "--config-dir", "mine", "model=fcn8s", "data=fruit", "loss=dice", "seed=2"]
+    assert (
+        next_step.compare_with(CONFIG, "unet", began)
+        == ", then compare: segrun -m model=fcn8s,unet --config-dir mine data=fruit loss=dice"
+    )
+    assert next_step.compare_with(CONFIG, "unet", ["segrun", "-m", "model=fcn8s,fpn"]) == ""
+    assert next_step.compare_with(CONFIG, "unet", ["segrun", "benchmark=losses"]) == ""
+
+
 def test_a_job_of_a_matrix_proposes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     typed(monkeypatch, "model=fcn8s", "loss=dice", mode=RunMode.MULTIRUN)
     assert next_step.compare_with(CONFIG, "unet") == ""
