@@ -20,9 +20,6 @@ from seg_cli.errors import RunFailed, UserError
 from seg_cli.inference.labelling import Source
 from seg_cli.runs.atomic import write_json
 
-FORMS = ("mask", "overlay", "probabilities", "classes")
-"""What can be kept of an image."""
-
 LEGEND = "labels.json"
 _MARK = "segrun predict"
 _LOOKED_AT = 8192  # pixels a side of the largest overlay
@@ -40,7 +37,7 @@ class PredictionFolder:
     Args:
         folder: where; made by ``open``.
         labels: names and colours.
-        forms: some of ``FORMS``.
+        forms: some of ``mask``, ``overlay``, ``probabilities`` and ``classes``.
     """
 
     def __init__(self, folder: Path, labels: LabelSpace, forms: Collection[str]) -> None:

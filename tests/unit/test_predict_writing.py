@@ -13,17 +13,18 @@ from PIL import Image
 from seg_cli.data.labels import LabelSpace
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.inference.labelling import Source
-from seg_cli.inference.writing import FORMS, PredictionFolder, overlay
+from seg_cli.inference.writing import PredictionFolder, overlay
 from seg_cli.reports.legend import draw_legend
 
 LABELS = LabelSpace(("road", "a/b: c"), ((200, 100, 0), (0, 0, 250)))
 OVERLAPPING = LabelSpace(LABELS.names, LABELS.colors, overlapping=True)
+ALL = ("mask", "overlay", "probabilities", "classes")
 IMAGE = np.full((4, 6, 3), 100, np.uint8)
 MASK = np.array([[0] * 3 + [1] * 3] * 4, np.uint8)
 SHARES = np.stack((1 - MASK, MASK)).astype(np.float16)
 
 
-def opened(folder: Path, labels: LabelSpace = LABELS, forms: tuple[str, ...] = FORMS) -> PredictionFolder:
+def opened(folder: Path, labels: LabelSpace = LABELS, forms: tuple[str, ...] = ALL) -> PredictionFolder:
     made = PredictionFolder(folder, labels, forms)
     made.open([], about={"run": "r"}, overwrite=False)
     return made
@@ -79,9 +80,9 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="something in this folder that segrun predict did not write"):
-            PredictionFolder(tmp_path, LABELS, FORMS).open([], about={}, overwrite=overwrite)
+            PredictionFolder(tmp_path, LABELS, ALL).open([], about={}, overwrite=overwrite)
     with pytest.raises(UserError, match="this is a file"):
-        PredictionFolder(tmp_path / "thesis.txt", LABELS, FORMS).open([], about={}, overwrite=True)
+        PredictionFolder(tmp_path / "thesis.txt", LABELS, ALL).open([], about={}, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -89,7 +90,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> None:
     source = Source(tmp_path / "photo.png", name)
     with pytest.raises(UserError, match="would lie outside of it"):
-        PredictionFolder(tmp_path / "p", LABELS, FORMS).open([source], about={}, overwrite=False)
+        PredictionFolder(tmp_path / "p", LABELS, ALL).open([source], about={}, overwrite=False)
     assert not (tmp_path / "p").exists()
 
 
@@ -104,7 +105,7 @@ def test_earlier_predictions_are_written_over_when_asked(tmp_path: Path) -> None
     opened(tmp_path / "p")
     with pytest.raises(UserError, match="type overwrite=true"):
         opened(tmp_path / "p")
-    PredictionFolder(tmp_path / "p", LABELS, FORMS).open([], about={"run": "2"}, overwrite=True)
+    PredictionFolder(tmp_path / "p", LABELS, ALL).open([], about={"run": "2"}, overwrite=True)
     assert json.loads((tmp_path / "p/labels.json").read_text())["run"] == "2"
 
 
