@@ -46,6 +46,8 @@ def test_a_job_that_is_put_back_goes_on_with_its_run(tmp_path: Path, monkeypatch
         stopped_at = run.status["step"]
         assert 0 < stopped_at < 160, "it was stopped on its way"
 
+        time.sleep(5)  # a machine refuses a job that begins anew in the second in which it was ended
+
         def again() -> bool:
             # SLURM has jobs that were put back wait for two minutes, which a test need not.
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
