@@ -275,17 +275,22 @@ def _describe(example: Example) -> str:
 def _legend(examples: Sequence[Example], labels: LabelSpace) -> list[Patch]:
     """The colours of the classes that occur, of void, and of an error."""
     masks = [mask for example in examples for mask in (example.truth, example.prediction)]
-    shown = set[int]().union(*map(_occurring, masks))
-    classes = sorted(shown - {VOID})
+    patches = class_patches(masks, labels)
+    if VOID in set[int]().union(*map(_occurring, masks)):
+        patches.append(Patch(facecolor="white", edgecolor="#b0b0b0", hatch="/////", linewidth=0, label="void"))
+    return [*patches, Patch(facecolor=_hex(_ERROR), label="error")]
+
+
+def class_patches(masks: Sequence[np.ndarray], labels: LabelSpace) -> list[Patch]:
+    """For a legend: the colours of the classes that occur in masks; of many, the first."""
+    classes = sorted(set[int]().union(*map(_occurring, masks)) - {VOID})
     patches = [
         Patch(facecolor=_hex(labels.colors[i]), edgecolor=GREY, linewidth=0.4, label=labels.names[i])
         for i in classes[:_LEGEND_LIMIT]
     ]
     if len(classes) > _LEGEND_LIMIT:
         patches.append(Patch(facecolor="none", label=f"and {len(classes) - _LEGEND_LIMIT} more"))
-    if VOID in shown:
-        patches.append(Patch(facecolor="white", edgecolor="#b0b0b0", hatch="/////", linewidth=0, label="void"))
-    return [*patches, Patch(facecolor=_hex(_ERROR), label="error")]
+    return patches
 
 
 def _occurring(mask: np.ndarray) -> set[int]:

@@ -17,6 +17,7 @@ from seg_cli.models.classical.method import Method, Step
 from seg_cli.models.classical.pixel_forest import PixelForest
 from seg_cli.models.classical.threshold import Threshold
 from seg_cli.reports.canvas import BLUE, COLORS, GREY, INK, ORANGE, new_figure, save, style
+from seg_cli.reports.figures import class_patches
 
 _PANEL = 2.6  # inches
 _COLUMNS = 4
@@ -86,7 +87,7 @@ def quality_by_images(
 
 
 def _draw_steps(steps: Sequence[Step], example: Example, labels: LabelSpace, path: Path) -> None:
-    """The image, each step, prediction and truth, in rows of four."""
+    """The image, each step, prediction and truth, in rows of at most four, and which colour is which class."""
     panels = [
         ("image", example.image),
         *((step.title, _look(step.picture)) for step in steps),
@@ -94,15 +95,18 @@ def _draw_steps(steps: Sequence[Step], example: Example, labels: LabelSpace, pat
         ("truth (black: void)" if (example.truth == VOID).any() else "truth", labels.paint(example.truth)),
     ]
     height, width = example.image.shape[:2]
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(columns * _PANEL, rows * (_PANEL * min(height / width, 1.5) + 0.35))
+    rows = -(-len(panels) // _COLUMNS)
+    columns = -(-len(panels) // rows)
+    figure = new_figure(columns * _PANEL, rows * (_PANEL * min(height / width, 1.5) + 0.35) + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, (heading, picture) in zip(grid, panels, strict=False):
         axes.imshow(_smaller(picture), interpolation="nearest")
         axes.set_title(heading, loc="left", fontsize=9, color=INK, parse_math=False)
+    patches = class_patches((example.truth, example.prediction), labels)
+    style_of = {"frameon": False, "fontsize": 8, "labelcolor": INK, "ncols": min(len(patches), 2 * columns)}
+    figure.legend(handles=patches, loc="outside lower left", handlelength=1.2, columnspacing=1.2, **style_of)
     save(figure, path)
 
 
