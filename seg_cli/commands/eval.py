@@ -22,6 +22,7 @@ from seg_cli.config.suggest import did_you_mean
 from seg_cli.data.mapped import MappedDataset
 from seg_cli.data.sample import Dataset
 from seg_cli.errors import UserError
+from seg_cli.inference.memory import keep_freed_memory
 from seg_cli.reports import terminal
 from seg_cli.runs.run import SCHEMA, Run
 from seg_cli.training import precision
@@ -33,6 +34,7 @@ from seg_cli.training.quiet import quiet
 def run(cfg: DictConfig) -> float | None:
     """Score as asked. Returns the mIoU on the last split."""
     quiet()
+    keep_freed_memory()
     request = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     trained = Run.open(request["run"])
     trained.check_evaluation(request["name"])

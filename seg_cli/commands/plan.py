@@ -22,6 +22,7 @@ from seg_cli.commands.folders import open_folder
 from seg_cli.data.loading import Batch
 from seg_cli.errors import RunFailed, UserError
 from seg_cli.inference.evaluate import autocast
+from seg_cli.inference.memory import keep_freed_memory
 from seg_cli.models.classical import is_classical
 from seg_cli.reports.lr_curve import draw_lr_curve
 from seg_cli.reports.plan import plan_tables
@@ -43,6 +44,7 @@ SCHEMA = 1
 def run(cfg: DictConfig) -> None:
     """Plan as asked."""
     quiet()
+    keep_freed_memory()
     config = resolve(cfg)
     if is_classical(config):
         raise UserError(

@@ -86,6 +86,7 @@ def _of_run(request: Mapping[str, Any]) -> tuple[LabelSpace, ImageReader, Label,
 
     from seg_cli.commands.build import build
     from seg_cli.commands.trained import open_trained
+    from seg_cli.inference.memory import keep_freed_memory
     from seg_cli.inference.predictor import Predictor
     from seg_cli.inference.torch_labelling import TorchLabel
     from seg_cli.metrics.counting import Counting
@@ -94,6 +95,7 @@ def _of_run(request: Mapping[str, Any]) -> tuple[LabelSpace, ImageReader, Label,
     from seg_cli.training.quiet import quiet
 
     quiet()
+    keep_freed_memory()
     trained = open_trained(request)
     config = trained.config | {group: request[group] for group in _GROUPS if request.get(group) is not None}
     thresholds: float | torch.Tensor = 0.5

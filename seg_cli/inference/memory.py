@@ -1,6 +1,9 @@
-"""Batches as large as memory allows, and scores that are too large for it."""
+"""Batches as large as memory allows, scores that are too large for it, and what becomes of memory that is freed."""
 
+import ctypes
 import math
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -10,6 +13,24 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""What glibc's malloc.h calls them, with an M_ in front."""
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees for what it needs next.
+
+    glibc gives large pieces back to the kernel, and gets them again in pages of 4 kB that are cleared first: on a CPU
+    a sixth of a training step. Nothing happens under other systems, or where the user has set one of glibc's
+    ``MALLOC_`` variables.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Portions:

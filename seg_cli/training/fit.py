@@ -11,6 +11,7 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 
 from seg_cli.data.datamodule import DataModule
+from seg_cli.inference.memory import keep_freed_memory
 from seg_cli.runs.run import Run
 from seg_cli.training.averaging import Average, AveragedModel
 from seg_cli.training.companions import Companions
@@ -66,6 +67,7 @@ def fit(
             process is gone.
     """
     set_backends(deterministic=settings["deterministic"])
+    keep_freed_memory()
     if settings["sync_batchnorm"] and fabric.world_size > 1 and fabric.device.type == "cuda":
         task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
     averaged = AveragedModel(task.model, average) if average is not None else None
