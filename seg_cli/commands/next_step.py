@@ -13,22 +13,23 @@ from seg_cli.config.secrets import mask_secrets
 _OF_THIS_RUN = ("model", "fit", "run_dir", "name", "seed", "hydra", "benchmark")
 """Options that another model does not share, or that would name this very run."""
 
-_MATRIX = ("-m", "--multirun")
+_COMPARE = ("-m", "--multirun", "rerun", "tune")
+"""Words of command lines that compare already."""
 
 
 def compare_with(config: Mapping[str, Any], other: str, began_with: Sequence[str] = ()) -> str:
     """``", then compare: "`` and the command that trains this model and another under the same options.
 
-    It is empty in a job of a matrix, which compares already.
+    It is empty in a job of a matrix or a search, and where a run is made again.
 
     Args:
         config: composed and resolved.
         other: model.
-        began_with: the command line that the run began with, where that was another process (``resume``).
+        began_with: the command line that the run began with, which another process may go on with.
     """
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         return ""
-    if not HydraConfig.initialized() and any(word in _MATRIX or word.startswith("benchmark=") for word in began_with):
+    if not HydraConfig.initialized() and any(word in _COMPARE or word.startswith("benchmark=") for word in began_with):
         return ""
     options = (mask_secrets(text) for text in (*own_choices(began_with), *_shared(config, began_with)))
     command = ["segrun", "-m", f"model={config['choices']['model']},{other}", *options]

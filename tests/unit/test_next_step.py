@@ -51,6 +51,7 @@ def test_what_went_on_keeps_what_it_began_with(monkeypatch: pytest.MonkeyPatch) 
     )
     assert next_step.compare_with(CONFIG, "unet", ["segrun", "-m", "model=fcn8s,fpn"]) == ""
     assert next_step.compare_with(CONFIG, "unet", ["segrun", "benchmark=losses"]) == ""
+    assert next_step.compare_with(CONFIG, "unet", ["segrun", "rerun", "outputs/fruit/first"]) == ""
 
 
 def test_a_job_of_a_matrix_proposes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
