@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from seg_cli.commands.build import build, build_model, without_weights
+from seg_cli.commands.fit_classical import used_choices
 from seg_cli.commands.score import (
     INFERENCE_GROUPS,
     Scoring,
@@ -23,6 +24,7 @@ from seg_cli.data.mapped import MappedDataset
 from seg_cli.data.sample import Dataset
 from seg_cli.errors import UserError
 from seg_cli.inference.memory import keep_freed_memory
+from seg_cli.models.classical import is_classical
 from seg_cli.reports import terminal
 from seg_cli.runs.run import SCHEMA, Run
 from seg_cli.training import precision
@@ -43,7 +45,8 @@ def run(cfg: DictConfig) -> float | None:
     asked = [group for group in ("metrics", *INFERENCE_GROUPS, "void", "threshold") if request.get(group) is not None]
     config |= {group: request[group] for group in asked}
     chosen = HydraConfig.get().runtime.choices
-    choices = config["choices"] | {group: chosen[group] for group in ("data", *INFERENCE_GROUPS) if chosen.get(group)}
+    used = used_choices(config) if is_classical(config) else config["choices"]
+    choices = used | {group: chosen[group] for group in ("data", *INFERENCE_GROUPS) if chosen.get(group)}
 
     dataset = _dataset(request, config, checkpoint)
     splits = _splits(request["split"], dataset)

@@ -74,6 +74,12 @@ class Fit:
     fingerprint: str
 
 
+def used_choices(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of a configuration, and ``none`` where fitting in one go has no use for one."""
+    choices = config["choices"]
+    return {group: "none" if group in _UNUSED else choice for group, choice in choices.items()}
+
+
 def run(config: Mapping[str, Any]) -> float | None:
     """Fit, score val and test, and leave a run directory. Returns the mIoU on test.
 
@@ -158,7 +164,7 @@ def _score(fit: Fit, directory: Run, seconds: float, loggers: list[Logger]) -> d
         "schema": SCHEMA,
         "name": config["name"],
         "fingerprint": fit.fingerprint,
-        "choices": config["choices"] | {group: "none" for group in _UNUSED if group in config["choices"]},
+        "choices": used_choices(config),
         "seed": config["seed"],
         "data": {
             "content": dataset.fingerprint(),

@@ -59,7 +59,9 @@ def test_every_verb_on_such_a_run(segrun: Segrun, run: str) -> None:
     done = segrun("eval", "run=r")
     assert done.status == 0, done.err
     (scores,) = Path("r/eval").glob("*/results.json")
-    assert json.loads(scores.read_text())["splits"]["test"]["confusion"] == results["splits"]["test"]["confusion"]
+    again = json.loads(scores.read_text())
+    assert again["splits"]["test"]["confusion"] == results["splits"]["test"]["confusion"]
+    assert again["choices"] == results["choices"], "which name no optimiser, for there was none"
 
     Path("pictures").mkdir()
     picture = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
