@@ -1,6 +1,7 @@
 """Batches as large as memory allows, scores that are too large for it, and what becomes of memory that is freed."""
 
 import ctypes
+import gc
 import math
 import os
 import sys
@@ -31,6 +32,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 2**30)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Give the kernel what this process has kept, because something of another size comes next."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        gc.collect()
+        trim(0)
 
 
 class Portions:

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 
 from seg_cli.data.datamodule import DataModule
-from seg_cli.inference.memory import keep_freed_memory
+from seg_cli.inference.memory import give_back_freed_memory, keep_freed_memory
 from seg_cli.runs.run import Run
 from seg_cli.training.averaging import Average, AveragedModel
 from seg_cli.training.companions import Companions
@@ -105,6 +105,7 @@ def fit(
             loop.run()
         finally:
             display.close()
+            give_back_freed_memory()
     assert loop.at.best_epoch is not None
     return Fitted(loop.at.best_epoch + 1, loop.at.epoch, loop.at.seconds, loop.waiting.share)
 
