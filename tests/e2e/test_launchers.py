@@ -114,7 +114,7 @@ def test_a_matrix_on_a_local_ray_is_that_of_one_process_though_a_worker_is_kille
     os.kill(victim, signal.SIGKILL)
     said = tmp_path / "ray" / "said.txt"
     assert on_ray.wait(300) == 0, said.read_text()
-    assert f"(process {victim} on" in said.read_text()
+    assert f"process {victim} on" in said.read_text()
     assert "it is gone on with, alone" in said.read_text()
     assert start("local").wait(300) == 0
     assert scores("ray") == scores("local")
