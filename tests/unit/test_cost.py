@@ -1,5 +1,8 @@
 """What a model costs: parameters and operations, counted by hand for small ones."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -40,3 +43,11 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
 
 def test_peak_memory_is_in_bytes() -> None:
     assert 50 * 2**20 < peak_memory(torch.device("cpu")) < 2**40
+
+
+def test_the_peak_is_of_this_process_alone() -> None:
+    code = "import torch, sys; from seg_cli.inference.cost import peak_memory; print(peak_memory(torch.device('cpu')) >> 20)"
+    held = torch.ones(1500 << 20, dtype=torch.uint8)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert peak_memory(torch.device("cpu")) >= len(held)
+    assert 50 < int(said) < 1200
