@@ -4,6 +4,7 @@ What is decided here holds whoever started the job: the matrix, one that was sta
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,9 @@ from seg_cli.runs.runner import rank, who_runs
 from seg_cli.training.signals import obey_at_once
 
 _identifier = Identifier()
+
+_OTHERS = 20.0
+"""Seconds that an interrupted job waits for those beside it, which were told to save when it was."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,21 @@ def _recorded(jobs: Jobs, job: Job) -> Iterator[Callable[[Job], None]]:
         except BaseException as error:
             decided = latest if latest.decision else replace(latest, decision="leave", turn=_turn())
             jobs.write(replace(decided, **_end(error)))
+            if isinstance(error, KeyboardInterrupt):
+                _let_others_save(jobs, job)
             raise
         jobs.write(latest)
+
+
+def _let_others_save(jobs: Jobs, job: Job) -> None:
+    """Wait until the jobs beside this one have ended, too: joblib kills them as soon as one of its jobs raises."""
+    if "joblib" not in str(HydraConfig.get().launcher._target_).lower():
+        return
+    end = time.monotonic() + _OTHERS
+    while time.monotonic() < end:
+        if not any(other.state == "running" for other in jobs.read_all() if other.number != job.number):
+            return
+        time.sleep(0.2)
 
 
 def _end(error: BaseException) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def test_peak_memory_is_in_bytes() -> None:
 
 
 def test_the_peak_is_of_this_process_alone() -> None:
-    code = "import torch, sys; from seg_cli.inference.cost import peak_memory; print(peak_memory(torch.device('cpu')) >> 20)"
+    show = "print(peak_memory(torch.device('cpu')) >> 20)"
+    code = f"import torch; from seg_cli.inference.cost import peak_memory; {show}"
     held = torch.ones(1500 << 20, dtype=torch.uint8)
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert peak_memory(torch.device("cpu")) >= len(held)
