@@ -152,7 +152,7 @@ def test_a_run_in_two_sittings_started_from_another_and_interrupted_when_made_ag
         ("trainer.auto_batch_size=true",),
         ("model=pspnet", "loss=ce+dice", "precision=bf16", "trainer.accumulate=2", "loader.workers=2"),
         ("average=ema", "scheduler=poly", "optimizer=sgd", "finetune=gradual"),
-        ("resize=progressive", "loader.crop=[32,32]", "trainer.max_epochs=3"),
+        ("resize=progressive", "loader.crop=[32,32]", "trainer.max_epochs=4"),
     ],
     ids=lambda options: options[0],
 )
