@@ -1,7 +1,6 @@
 """Batches as large as memory allows, scores that are too large for it, and what becomes of memory that is freed."""
 
 import ctypes
-import gc
 import math
 import os
 import sys
@@ -37,7 +36,6 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory() -> None:
     """Give the kernel what this process has kept, because something of another size comes next."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        gc.collect()
         trim(0)
 
 
