@@ -91,7 +91,8 @@ def _of_job(jobs: Jobs, job: Job, sections: Sections) -> Progress:
     silent = seconds_since(jobs.path(job.number)) if job.state in ("running", "lost") else None
     if job.run is None:
         return Progress(job, process=job.process, silent=silent)
-    return _measured(Path(job.run), job, _read_config(Path(job.run), sections))
+    folder = Path(job.run)
+    return _measured(folder, job, {} if job.state == "finished" else _read_config(folder, sections))
 
 
 def _of_run(number: int, folder: Path, config: Mapping[str, Any]) -> Progress:
@@ -102,7 +103,8 @@ def _of_run(number: int, folder: Path, config: Mapping[str, Any]) -> Progress:
     if state == "finished":
         with suppress(SegrunError):
             score = score_of(Run(folder))
-    chosen = {**(config.get("choices") or {}), "seed": config.get("seed")}
+    choices = config.get("choices")
+    chosen = {**(choices if isinstance(choices, dict) else {}), "seed": config.get("seed")}
     overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     job = Job(number, overrides=overrides, state=state, run=str(folder), reason=reason, score=score, process=process)
     return _measured(folder, job, config)
