@@ -12,6 +12,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy import Engine, event
 
 from seg_cli.errors import UserError
 
@@ -117,7 +118,7 @@ def _open_database(url: str, *, said: str | None = None) -> BaseStorage:
         url, kind = f"postgresql+{driver}{url[len(kind) :]}", f"postgresql+{driver}"
     arguments = {_TIMEOUTS[kind]: _WAIT} if kind in _TIMEOUTS else {}
     try:
-        return RDBStorage(url, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
+        database = RDBStorage(url, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
     except ImportError as error:
         module = error.name or kind.partition("+")[2] or kind
         package = _DRIVERS.get(module, module)
@@ -125,6 +126,24 @@ def _open_database(url: str, *, said: str | None = None) -> BaseStorage:
     except Exception as error:  # SQLAlchemy's, a driver's and Optuna's are of many kinds
         reason = " ".join(without_password(str(error)).partition("(Background on")[0].partition("[SQL:")[0].split())
         raise UserError(f"storage={said}: it cannot be reached ({reason[:300]}). It must be {_FORMS}.") from None
+    if kind.startswith("sqlite"):
+        _write_by_turns(database.engine)
+    return database
+
+
+def _write_by_turns(engine: Engine) -> None:
+    """Have each transaction hold an SQLite file from its beginning.
+
+    Optuna takes a waiting trial by reading its state and writing another; SQLite has no lock of a row, and by itself
+    locks the file for the second only, so that two workers that read at once would both have the trial.
+    """
+
+    def begin_by_hand(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    event.listen(engine, "connect", begin_by_hand)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # of connections that were made before
 
 
 def without_password(text: str) -> str:

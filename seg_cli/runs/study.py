@@ -32,6 +32,8 @@ INTERVAL = 15.0
 _TRIES = 3  # how often a trial is begun whose worker is gone each time; a trial may be what kills it
 _POINTS = 10_000  # of a space whose points are counted
 _ABOUT = "segrun"
+_CONTESTS = 7  # how often the last trial is tried for, with up to 6 s between
+_NOBODY = {"host": None, "pid": 0, "born": None, "job": None, "tries": 0}
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -141,17 +143,23 @@ class Study:
     def take(self) -> optuna.Trial | None:
         """The next trial, for this process; None if there is none to be had now."""
         self.collect()
-        if self.gave_up or len(self.finished) + len(self.running) >= self.budget:
-            return None
-        trial = self.optuna.ask()
-        trial.set_user_attr("owner", describe_runner())
-        finished = len(self.finished)
-        running = sorted(self.running, key=lambda other: (other.datetime_start, other.number))
-        place = [other.number for other in running].index(trial.number)
-        if finished + place >= self.budget:  # two took the last one at once
+        for tries in range(_CONTESTS):
+            if self.gave_up or self._taken() >= self.budget:
+                return None
+            trial = self.optuna.ask()
+            trial.set_user_attr("owner", describe_runner())
+            if self._taken() <= self.budget:
+                return trial
+            # Several took the last one at once. Neither clocks nor numbers tell who was first, since machines differ
+            # in the ones and a trial given back has an old other; so each gives way, and one comes back before others.
+            trial.set_user_attr("owner", _NOBODY)
             self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-            return None
-        return trial
+            time.sleep(random.SystemRandom().random() * 0.1 * 2**tries)  # not of a seed that all share
+        return None
+
+    def _taken(self) -> int:
+        """How many trials are finished or running, by one reading: one that ends between two would be in neither."""
+        return len(self.trials(*FINISHED, TrialState.RUNNING))
 
     def draw(self, trial: optuna.Trial) -> dict[str, Any]:
         """The values of a trial: name of a parameter -> value."""
@@ -267,8 +275,7 @@ class Study:
 
     def _is_alive(self, trial: FrozenTrial) -> bool:
         silent = time.monotonic() - self._heard[trial.number][1] if trial.number in self._heard else 0.0
-        nobody = {"host": None, "pid": 0, "born": None, "job": None, "tries": 0}
-        return lives(trial.user_attrs.get("owner", nobody), silent=silent)
+        return lives(trial.user_attrs.get("owner", _NOBODY), silent=silent)
 
     def _listen(self) -> None:
         """Note which running trials gave a sign of life since the last time, by the clock of this process."""

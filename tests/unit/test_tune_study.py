@@ -1,9 +1,11 @@
 """A study that workers share: budgets, trials that are given again, storages, and journals that were cut off."""
 
+import datetime
 import importlib.util
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from seg_cli.config.search import Search
@@ -90,12 +94,13 @@ def test_what_is_drawn_follows_from_seed_and_number(tmp_path: Path) -> None:
     assert len({values["optimizer.lr"] for values in first}) == 4
 
 
-def test_many_workers_make_exactly_what_was_asked_for(tmp_path: Path) -> None:
-    study(tmp_path)
+@pytest.mark.parametrize("name", ["study.journal", "study.db"])
+def test_many_workers_make_exactly_what_was_asked_for(tmp_path: Path, name: str) -> None:
+    study(tmp_path / name)
     made: list[int] = []
 
     def work() -> None:
-        mine = study(tmp_path, trials=9)
+        mine = study(tmp_path / name, trials=9)
         while (trial := mine.take()) is not None:
             mine.draw(trial)
             time.sleep(0.01)
@@ -107,7 +112,59 @@ def test_many_workers_make_exactly_what_was_asked_for(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == len(set(made)) == len(study(tmp_path).finished) == 9
+    assert len(made) == len(set(made)) == len(study(tmp_path / name).finished) == 9
+
+
+def test_whoever_reads_an_sqlite_file_to_write_it_holds_it(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "study.db"))
+    assert isinstance(storage, RDBStorage)
+    other = sqlite3.connect(tmp_path / "study.db", timeout=0.05, isolation_level=None)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT * FROM trials")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_of_two_who_take_the_last_trial_one_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose trial bears an earlier time than the other's, and is written later, as between two machines."""
+    first, second = study(tmp_path, trials=1), study(tmp_path, trials=1)
+    taken = []
+
+    def ask_late() -> optuna.Trial:
+        taken.append(first.take())
+        trial = optuna.trial.create_trial(state=TrialState.RUNNING)
+        trial.datetime_start = datetime.datetime(2020, 1, 1)
+        return optuna.Trial(second.optuna, second._storage.create_new_trial(second.optuna._study_id, trial))
+
+    monkeypatch.setattr(second.optuna, "ask", ask_late)
+    assert second.take() is None
+    assert [trial.number for trial in taken if trial] == [0]
+    assert first.tell(taken[0], TrialState.COMPLETE, [0.5])
+    assert second.take() is None
+    assert [trial.number for trial in second.trials()] == [0, 1]  # which was not asked a third time
+
+
+def test_the_last_trial_goes_to_somebody_if_two_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = study(tmp_path, trials=1), study(tmp_path, trials=1)
+    ask = mine.optuna.ask
+    rivals = []
+
+    def ask_together() -> optuna.Trial:
+        if not rivals:
+            rivals.append(other.optuna.ask())
+        return ask()
+
+    def give_way(_: float) -> None:
+        other._storage.set_trial_state_values(rivals[0]._trial_id, TrialState.WAITING)
+
+    monkeypatch.setattr(mine.optuna, "ask", ask_together)
+    monkeypatch.setattr(time, "sleep", give_way)
+    trial = mine.take()
+    assert trial is not None
+    assert mine.collect() == []
+    assert [other.number for other in mine.running] == [trial.number]
 
 
 def test_too_many_failures_end_it(tmp_path: Path) -> None:
