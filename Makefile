@@ -31,7 +31,8 @@ test-docs: $(INSTALLED)  ## every command of README and docs/, and the scripts i
 	$(BIN)/python -m pytest -m docs
 
 coverage: $(INSTALLED)  ## which lines of seg_cli the tests reach, the slow ones too; 1 below 90%
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m 'not gpu and not slurm and not docs' --cov
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --cov --cov-report= --cov-fail-under=0
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m slow --durations 15 --cov --cov-append
 
 test-gpu: $(INSTALLED)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
