@@ -103,7 +103,8 @@ def _of_run(number: int, folder: Path, config: Mapping[str, Any]) -> Progress:
     if state == "finished":
         with suppress(SegrunError):
             score = score_of(Run(folder))
-    choices = config.get("choices")
+    # The results name none for what a classical method has no use for, as a loss.
+    choices = read_object(folder / "results.json").get("choices") or config.get("choices")
     chosen = {**(choices if isinstance(choices, dict) else {}), "seed": config.get("seed")}
     overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     job = Job(number, overrides=overrides, state=state, run=str(folder), reason=reason, score=score, process=process)

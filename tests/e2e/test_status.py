@@ -126,6 +126,14 @@ def test_the_table(segrun: Callable[..., Outcome], matrix: Path) -> None:
     assert alone.split()[:4] == ["run", "model", "loss", "state"]
 
 
+def test_what_a_finished_run_had_no_use_for(tmp_path: Path) -> None:
+    """As the loss of a classical method, which its config.yaml has, and its results do not."""
+    folder = tmp_path / "outputs" / "shapes" / "dice"
+    write_run(folder, "finished")
+    write_json(folder / "results.json", {"choices": {"model": "threshold", "loss": "none"}})
+    assert look(folder)[0].job.overrides == ["model=threshold", "loss=none", "seed=0"]
+
+
 def test_following_ends_when_nothing_runs(segrun: Callable[..., Outcome], matrix: Path) -> None:
     Jobs(matrix).write(Job(1, state="finished", score=0.25))
     done = segrun("status", str(matrix), "--follow")
