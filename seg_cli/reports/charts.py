@@ -1,7 +1,8 @@
 """The charts of a page, in the plotting library's terms but for colours, which the page puts in by its theme.
 
 A colour is named ``@0`` to ``@5`` (Okabe and Ito's, which colour-blind people tell apart), ``@ink``, ``@soft`` or
-``@line``. Every chart stands beside the same numbers as a table, and lines differ in their dashes too.
+``@line``; classes have those of the pictures. Every chart stands beside the same numbers as a table, and lines differ
+in their dashes or markers too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ def lines(
     best: str | None = None,
     top: float | None = None,
     height: int = 280,
+    colors: Mapping[str, str] | None = None,
 ) -> Chart | None:
     """Lines over epochs; None where no row has a value.
 
@@ -35,6 +37,8 @@ def lines(
         stages: (first epoch, name) of the stages of a training.
         best: the key whose highest point is marked.
         top: of the y axis; None lets the values say.
+        height: in pixels, without the legend.
+        colors: name -> ``#rrggbb``; a line that has one lies on a wider one, as it may be as pale as the paper.
     """
     data: list[Any] = []
     last = max((row.get("epoch") or 0 for row in rows), default=0)
@@ -43,14 +47,22 @@ def lines(
         points = [(epoch, value) for epoch, value in pairs if epoch and value is not None]
         if not points:
             continue
-        color, dash = f"@{number % 6}", _DASHES[number // 2 % len(_DASHES)] if number > 1 else "solid"
+        place = {"x": [epoch for epoch, _ in points], "y": _short(value for _, value in points)}
+        own = (colors or {}).get(name)
+        dash = _DASHES[number // 2 % len(_DASHES)] if number > 1 and not own else "solid"
+        width = 2.2 if number < 2 or own else 1.4
+        if own:
+            ground = {"color": "@soft", "width": width + 1}
+            data.append(
+                {**place, "mode": "lines", "line": ground, "legendgroup": key, "showlegend": False, "hoverinfo": "skip"}
+            )
         data.append(
             {
-                "x": [epoch for epoch, _ in points],
-                "y": _short(value for _, value in points),
+                **place,
                 "name": _plain(name),
+                "legendgroup": key,
                 "mode": "lines+markers" if len(points) < 15 else "lines",
-                "line": {"color": color, "width": 2.2 if number < 2 else 1.4, "dash": dash},
+                "line": {"color": own or f"@{number % 6}", "width": width, "dash": dash},
                 "marker": {"size": 5, "symbol": number % 8},
                 "hovertemplate": "%{y:.4g}<extra>%{fullData.name}, epoch %{x}</extra>",
             }

@@ -72,7 +72,10 @@ def make_run_page(folder: Path, *, split: str | None = None) -> str:
         _read(lambda: find_intervals(run.folder, split, scores), Intervals(), problems) if split else Intervals()
     )
     choices = mapping(results.get("choices")) or mapping(config.get("choices"))
-    graphs = {**_curves(rows, config), **(score_charts(scores, intervals, split) if split else {})}
+    graphs = {
+        **_curves(rows, config, dict(gallery.classes) if gallery else {}),
+        **(score_charts(scores, intervals, split) if split else {}),
+    }
     extra = other_metrics(scores)
     graphs |= extra.graphs
     parts = [str(choices[group]) for group in _TITLE if choices.get(group, "none") != "none"] or [run.folder.name]
@@ -181,7 +184,10 @@ def _command(words: object) -> str:
 # ---- training
 
 
-def _curves(rows: Sequence[charts.Row], config: Mapping[str, Any]) -> dict[str, charts.Chart | None]:
+def _curves(
+    rows: Sequence[charts.Row], config: Mapping[str, Any], colors: Mapping[str, str]
+) -> dict[str, charts.Chart | None]:
+    """The charts of a training; the classes in the colours that they have in the pictures."""
     stages = _stages(config)
     terms = charts.series_of(rows, "train/loss/")
     several = [(key, f"train, {key.split('/', 2)[2]}") for key in terms] if len(terms) > 1 else []
@@ -193,7 +199,7 @@ def _curves(rows: Sequence[charts.Row], config: Mapping[str, Any]) -> dict[str, 
         "miou": charts.lines(
             rows, [("val/miou", "mIoU on val")], alt="mIoU on val over epochs.", stages=stages, best="val/miou", top=1
         ),
-        "iou": charts.lines(rows, classes, alt="IoU of each class on val over epochs.", top=1)
+        "iou": charts.lines(rows, classes, alt="IoU of each class on val over epochs.", top=1, colors=colors)
         if len(classes) <= _MANY_CLASSES
         else None,
         "lr": charts.lines(rows, [("lr", "learning rate")], alt="Learning rate over epochs.", stages=stages),

@@ -104,6 +104,18 @@ def test_confusions_are_shares_of_the_true_class(tmp_path: Path) -> None:
     assert "Road Car 25.0% 2 Sky Road 25.0% 1" in page.text
 
 
+def test_classes_have_the_colours_of_the_pictures() -> None:
+    rows = [{"epoch": 1, "val/iou/road": 0.5, "val/iou/sky": 0.25}]
+    series = [("val/iou/road", "road"), ("val/iou/sky", "sky")]
+    chart = charts.lines(rows, series, alt="", colors={"road": "#804080"})
+    assert chart is not None
+    ground, road, sky = chart["data"]
+    assert (road["line"]["color"], road["line"]["dash"], road["name"]) == ("#804080", "solid", "road")
+    assert (ground["y"], ground["legendgroup"]) == ([0.5], road["legendgroup"])
+    assert not ground["showlegend"]
+    assert sky["line"]["color"].startswith("@")
+
+
 def test_overlapping_labels_have_bars_of_right_and_wrong() -> None:
     chart = charts.right_and_wrong(np.array([[[5, 2], [1, 3]]]), ["a"], alt="")
     assert [trace["x"] for trace in chart["data"]] == [[0.5], [0.1667], [0.3333]]  # right, missed, wrongly found
