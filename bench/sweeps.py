@@ -27,8 +27,7 @@ import sys
 from seg_cli import cli
 from seg_cli.commands import multirun, train
 
-def nothing(cfg):
-    config = train.resolve(cfg)
+def nothing(config):
     directory = train.open_run(config)
     with train.recorded(directory, speaks=True):
         directory.write_config(config)

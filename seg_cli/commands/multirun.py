@@ -81,7 +81,7 @@ def run(cfg: DictConfig) -> float | None:
             now = job
             claim.also_note = lambda run: jobs.write(running(replace(now, run=str(run))))
             try:
-                score = _resume(verdict.run) if verdict.run is not None else _train(cfg)
+                score = _resume(verdict.run) if verdict.run is not None else _train(config)
             finally:
                 job = replace(job, run=str(claim.run) if claim.run else None)
                 keep(job)
@@ -229,13 +229,13 @@ def _follow(cfg: DictConfig, jobs: Jobs, job: Job) -> float | None:
     decided = wait_for_decision(jobs, job.number, _turn())
     if decided.decision == "leave":
         return decided.score
-    return _resume(Run.open(decided.run)) if decided.decision == "resume" and decided.run else _train(cfg)
+    return _resume(Run.open(decided.run)) if decided.decision == "resume" and decided.run else _train(resolve(cfg))
 
 
-def _train(cfg: DictConfig) -> float | None:
+def _train(config: dict[str, Any]) -> float | None:
     from seg_cli.commands import train
 
-    return train.run(cfg)
+    return train.begin(config)
 
 
 def _resume(directory: Run) -> float | None:

@@ -59,8 +59,12 @@ _FEW_STEPS = 100
 
 def run(cfg: DictConfig) -> float | None:
     """Train as configured. Returns the mIoU on test, for sweepers."""
+    return begin(resolve(cfg))
+
+
+def begin(config: dict[str, Any]) -> float | None:
+    """Train as a resolved configuration says. Returns the mIoU on test."""
     quiet()
-    config = resolve(cfg)
     if is_classical(config):
         from seg_cli.commands import fit_classical  # which imports from here
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from seg_cli.errors import RunFailed
 from seg_cli.runs.atomic import write_json
@@ -62,8 +62,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             directory.write_results({"schema": 1, "splits": {"test": {"miou": score}}})
         return score
 
-    def begin(cfg: DictConfig) -> float:
-        config = train.resolve(cfg)
+    def begin(config: dict[str, Any]) -> float:
         directory = train.open_run(config)
         done.append(f"begin {directory.folder.name.rpartition('_')[2]}")
         return work(config, directory)
@@ -165,7 +164,7 @@ def test_a_run_that_another_process_is_making_is_left_alone(
         assert f"process {other.pid}" in left.out
         assert "still being made elsewhere: 1" in left.out, "and what to type then"
 
-        monkeypatch.setattr(multirun, "_train", lambda cfg: (write_json(file, status), begin(cfg))[1])
+        monkeypatch.setattr(multirun, "_train", lambda config: (write_json(file, status), begin(config))[1])
         both = segrun("-m", "seed=1,3")
         assert "1 running before, 1 to do" in both.out
         assert "made elsewhere" in both.out, "finished meanwhile"
