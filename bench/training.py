@@ -7,7 +7,8 @@ on ResNet-50 at 512x512.
   interleaved; the figure is the median over the rounds of the ratio within a round.
 - Stock: what the documentation of the libraries shows: a LightningModule with SMP's U-Net, its dice loss and
   cross-entropy, torchmetrics in the training step, albumentations and ToTensorV2 in a DataLoader, AdamW, float32, in a
-  process of its own. Ours is what ``segrun`` does by default with the same losses and augmentation.
+  process of its own. Ours is what ``segrun`` does by default with the same losses and augmentation; decoding each
+  picture once is a part of that.
 
     python bench/training.py [ROUNDS]
 """
@@ -96,7 +97,8 @@ def draw(folder: Path, side: int, samples: int) -> list[Pair]:
 def ours(model: nn.Module, pairs: list[Pair], folder: Path, device: torch.device, epochs: int) -> Loop:
     """The loop that ``segrun`` runs, with flips, cross-entropy and dice, and without scoring."""
     few = {"train": pairs, "val": pairs[:2]}
-    dataset = FileDataset(few, LABELS, read_image=ImageReader(), read_mask=read_index)
+    dataset = FileDataset(few, LABELS, read_image=ImageReader(), read_mask=read_index, cache="auto")
+    dataset.prepare()
     augment = Augment({"flip": HorizontalFlip()})
     data = DataModule(dataset, augment=augment, eval_batch_size=BATCH, workers="auto", seed=0)
     task = SegmentationTask(

@@ -27,6 +27,7 @@ from seg_cli.data.geometry import Size
 from seg_cli.data.sample import Dataset, Sample
 from seg_cli.errors import UserError
 from seg_cli.inference.cost import count_flops, count_parameters
+from seg_cli.runs.machine import free_memory
 from seg_cli.training import batch_size, precision
 from seg_cli.training.averaging import Average
 from seg_cli.training.devices import device_of
@@ -93,13 +94,14 @@ class Experiment:
         )
 
 
-def prepare(config: Mapping[str, Any], *, found: Mapping[str, Any] | None = None) -> Experiment:
+def prepare(config: Mapping[str, Any], *, found: Mapping[str, Any] | None = None, decode: bool = True) -> Experiment:
     """Make everything that a run needs, and try it out on one image of each size that it will see.
 
     Args:
         config: composed and resolved.
         found: of a run that goes on from a checkpoint: what is in its environment.json. The run that it began with may
             be gone meanwhile.
+        decode: whether samples are decoded beforehand, where ``data.cache`` has it.
 
     Raises:
         UserError: if something cannot be made as asked for, or does not fit together.
@@ -113,7 +115,8 @@ def prepare(config: Mapping[str, Any], *, found: Mapping[str, Any] | None = None
     image_size = _image_size(dataset)
     stages = _stages(config, image_size, config["loader"]["batch_size"])
     data = build_data(config, dataset)
-    _prepare_data(dataset, workers=data.workers)
+    if decode:
+        _prepare_data(dataset, workers=data.workers)
     sizes = dict.fromkeys([image_size, *(stage.size(image_size) for stage in stages)])
     flops_of = {size: _try_out(model, dataset, size) for size in sizes}
     _check_parts(task, config["trainer"]["max_epochs"])
@@ -199,7 +202,7 @@ def largest_batch(experiment: Experiment, device: torch.device, most: int, *, pr
                 return batch_size.largest(batch_size.fits_gpu(step, device), most=most, least=min(2, most))
             finally:
                 torch.cuda.set_per_process_memory_fraction(1.0, device)
-        budget = batch_size.CPU_SHARE * batch_size.free_memory() / processes
+        budget = batch_size.CPU_SHARE * free_memory() / processes
         memory = {
             size: measure_memory(task, partial(draw, size=size), device=device, dtype=dtype)
             for size in {stage.size(experiment.image_size) for stage in experiment.stages}

@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> None:
     asked, out = config.pop("plan"), config.pop("out")
     console = Console(soft_wrap=True)
     processes = _processes(config["trainer"])
-    experiment = prepare(config)
+    experiment = prepare(config, decode=False)
     alone = {**config["trainer"], "devices": 1, "nodes": 1, "strategy": "auto"}
     fabric = make_fabric(alone, experiment.device, thaws=False)
     experiment = fit_batch_size(experiment, fabric)

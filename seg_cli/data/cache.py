@@ -2,7 +2,8 @@
 
 Every image is decoded once, its mask too and encoded; from then on a sample is two views of mapped memory, and only
 the pages that a crop touches are read. ``disk`` keeps the file under ``$XDG_CACHE_HOME/segrun/samples``, for this run
-and later ones. ``ram`` keeps it in shared memory, until the last process that uses it ends.
+and later ones. ``ram`` keeps it in shared memory, until the last process that uses it ends; ``auto`` does so
+for data that are small beside the memory that is free.
 
 A file's name has two parts. The first says what is read, and how: the split, its folder, the labels, the readers. The
 second says what the files hold: their names, sizes, times of change, first and last 4 KiB. A changed file thus means
@@ -39,8 +40,9 @@ from seg_cli.data.loading import start_worker
 from seg_cli.data.sample import Sample, Split
 from seg_cli.data.workers import start_method
 from seg_cli.errors import RunFailed, UserError
+from seg_cli.runs.machine import free_memory
 
-CACHES = ("none", "ram", "disk")
+CACHES = ("auto", "none", "ram", "disk")
 SHARED_MEMORY = Path("/dev/shm")
 
 _MAGIC = b"segrun\0\1"  # the last byte is the version of the format
@@ -48,8 +50,13 @@ _HEADER = struct.Struct("<8sQQQ32s")  # magic, bytes of the file, start of the i
 _ROW = ("image", "mask", "height", "width", "bands", "itemsize", "planes")  # of the index; the first two are offsets
 _ALIGNMENT = 64
 _HEADERS_READ = 1000  # for the size that is stated before
+_SMALL = 2**31  # bytes that ``auto`` takes at most
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+class NoCache(UserError):
+    """Samples cannot be kept, for want of room or of what it takes; they can still be read from their files."""
 
 
 class StoredSamples:
@@ -130,7 +137,7 @@ def cache_file(cache: str, *, split: str, files: Sequence[Sequence[Path]], ident
     try:
         pickled = pickle.dumps(identity)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UserError(
+        raise NoCache(
             f"data.cache={cache}: the readers of this dataset cannot be pickled ({error}). They must be functions or "
             "classes at the top level of a module; or type data.cache=none."
         ) from None
@@ -178,6 +185,22 @@ def store(
     return stored
 
 
+def are_small(splits: Iterable[tuple[Split, Sequence[Path]]]) -> bool:
+    """Whether ``auto`` keeps splits: at most 2 GiB, an eighth of the free memory, and a quarter of the shared one.
+
+    Args:
+        splits: samples, and their image files.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return False
+    room = min(_SMALL, free_memory() // 8, shutil.disk_usage(SHARED_MEMORY).free // 4)
+    for samples, pictures in splits:
+        room -= _bytes_needed(samples, pictures)
+        if room < 0:
+            return False
+    return True
+
+
 def leave_others(files: Iterable[Path]) -> None:
     """Remove what earlier jobs of this process kept in shared memory, but for some files."""
     for file in _held.keys() - set(files):
@@ -195,14 +218,14 @@ def _folder(cache: str) -> Path:
         folder, instead = base / "segrun" / "samples", "Set XDG_CACHE_HOME to a folder that can be"
     else:
         if not SHARED_MEMORY.is_dir():
-            raise UserError(f"data.cache=ram: this system has no {SHARED_MEMORY}. Type data.cache=disk.")
+            raise NoCache(f"data.cache=ram: this system has no {SHARED_MEMORY}. Type data.cache=disk.")
         folder, instead = SHARED_MEMORY / f"segrun-{os.getuid()}", "Type data.cache=disk"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if cache == "ram" and folder.stat().st_uid != os.getuid():
             raise PermissionError(errno.EPERM, "it is another user's")
     except OSError as error:
-        raise UserError(f"data.cache={cache}: {folder} cannot be written ({error.strerror}). {instead}.") from None
+        raise NoCache(f"data.cache={cache}: {folder} cannot be written ({error.strerror}). {instead}.") from None
     return folder
 
 
@@ -299,12 +322,8 @@ class _Written(TorchDataset):
         return np.array((start, start + mask_after, *image.shape, image.itemsize, planes), np.int64)
 
 
-def _require_room(samples: Split, file: Path, cache: str, split: str, pictures: Sequence[Path]) -> int:
-    """The bytes that a cache takes, from the headers of images and the types of the first sample.
-
-    Raises:
-        UserError: if there is less room than that.
-    """
+def _bytes_needed(samples: Split, pictures: Sequence[Path]) -> int:
+    """The bytes that a cache takes, from the headers of images and the types of the first sample."""
     first: Sample = samples[0]
     per_pixel = first.image.shape[2] * first.image.itemsize + (len(first.mask) if first.mask.ndim == 3 else 1)
     some = pictures[:: -(-len(pictures) // _HEADERS_READ)]
@@ -315,17 +334,18 @@ def _require_room(samples: Split, file: Path, cache: str, split: str, pictures: 
         except UserError:  # in a format of the dataset's own
             height, width = first.size
         pixels += height * width
-    needed = pixels * per_pixel * len(pictures) // len(some) + (2 * _ALIGNMENT + 8 * len(_ROW)) * len(pictures)
+    return pixels * per_pixel * len(pictures) // len(some) + (2 * _ALIGNMENT + 8 * len(_ROW)) * len(pictures)
+
+
+def _require_room(samples: Split, file: Path, cache: str, split: str, pictures: Sequence[Path]) -> int:
+    """The bytes that a cache takes. Raises UserError if there is less room than that."""
+    needed = _bytes_needed(samples, pictures)
     free = shutil.disk_usage(file.parent).free
-    if cache == "ram":
-        with suppress(
-            OSError, ValueError
-        ):  # shared memory is memory: what it may take and what there is are two things
-            meminfo = Path("/proc/meminfo").read_text().split()
-            free = min(free, 1024 * int(meminfo[meminfo.index("MemAvailable:") + 1]))
+    if cache == "ram":  # which is memory: what it may take and what there is are two things
+        free = min(free, free_memory())
     if needed > free:
         instead = "disk, or none" if cache == "ram" else "none, or set XDG_CACHE_HOME to a folder on a larger disk"
-        raise UserError(
+        raise NoCache(
             f"data.cache={cache}: the decoded samples of {split} take {_gigabytes(needed)}, and {file.parent} has "
             f"{_gigabytes(free)} free. Type data.cache={instead}."
         )

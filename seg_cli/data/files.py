@@ -3,16 +3,17 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from seg_cli.data.cache import CACHES, Progress, StoredSamples, cache_file, leave_others, store
+from seg_cli.data.cache import CACHES, NoCache, Progress, StoredSamples, are_small, cache_file, leave_others, store
 from seg_cli.data.images import is_turned
 from seg_cli.data.labels import LabelSpace
 from seg_cli.data.sample import Sample, Split
-from seg_cli.errors import UserError
+from seg_cli.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class FileDataset:
         classes: ``data.classes``: ``merge``, ``ignore`` and ``only``, as ``LabelSpace.choose`` takes them.
         channels: bands of an image.
         read_image, read_mask: as ``FilePairs`` takes them.
-        cache: ``data.cache``: where decoded samples are kept, ``none``, ``ram`` or ``disk``; see ``prepare``.
+        cache: ``data.cache``: where decoded samples are kept, one of ``CACHES``; see ``prepare``.
 
     Raises:
         UserError: if ``classes`` names what is not there, or there is no such cache.
@@ -131,27 +132,39 @@ class FileDataset:
 
         Args:
             splits: which.
-            workers, progress, say: as ``cache.store`` takes them.
+            workers, progress, say: as ``cache.store`` takes them. Of what ``auto`` keeps, nothing is said.
 
         Raises:
             UserError: if a sample cannot be read, or there is no room for all of them.
         """
-        if self.cache == "none":
-            return
         chosen = {split: self._files[split] for split in splits if split in self._files}
+        if self.cache in ("ram", "disk"):
+            self._store(chosen, self.cache, workers, progress, say)
+        elif self.cache == "auto" and are_small((of, [pair.image for pair in of.pairs]) for of in chosen.values()):
+            with suppress(NoCache, RunFailed):  # then they are read from their files
+                self._store(chosen, "ram", workers, progress, lambda line: None)
+
+    def _store(
+        self,
+        chosen: Mapping[str, FilePairs],
+        cache: str,
+        workers: int,
+        progress: Progress,
+        say: Callable[[str], None],
+    ) -> None:
         meanings = (sorted(self.labels.meanings.items()), self.labels.overlapping)
         found = {}
         for split, samples in chosen.items():
             identity = (*meanings, samples.read_image, samples.read_mask)
             files = [pair.files for pair in samples.pairs]
-            found[split] = cache_file(self.cache, split=split, files=files, identity=identity)
+            found[split] = cache_file(cache, split=split, files=files, identity=identity)
         leave_others(found.values())
         for split, samples in chosen.items():
             samples.stored = None
             samples.stored = store(
                 samples,
                 found[split],
-                cache=self.cache,
+                cache=cache,
                 split=split,
                 pictures=[pair.image for pair in samples.pairs],
                 workers=workers,

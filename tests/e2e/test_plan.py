@@ -12,7 +12,6 @@ from PIL import Image
 
 from seg_cli.commands import experiment as experiments
 from seg_cli.runs.run import Run
-from seg_cli.training import batch_size
 from seg_cli.training.checkpoints import read_checkpoint, write_checkpoint
 from seg_cli.training.trial import StepMemory
 from tests.e2e.conftest import SHAPES, TINY, Outcome
@@ -135,7 +134,7 @@ def test_wrong_plans(segrun: Segrun, options: list[str], said: str) -> None:
 
 
 def test_the_largest_batch_is_found_once_and_recorded(segrun: Segrun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_size, "free_memory", lambda: 2 * 10_300)
+    monkeypatch.setattr(experiments, "free_memory", lambda: 2 * 10_300)
     memory = StepMemory(parameters=4000, gradients=2000, optimizer=1000, fixed=300.0, sample=1000.0)
     monkeypatch.setattr(experiments, "measure_memory", lambda *_, **__: memory)
     done = segrun(*SHAPES, *TINY, "trainer.auto_batch_size=true", "run_dir=r")
@@ -146,7 +145,7 @@ def test_the_largest_batch_is_found_once_and_recorded(segrun: Segrun, monkeypatc
     assert run.environment["batch_size"] == {"found": 3, "asked": 2}
     assert run.status["step"] == 1  # of four samples three make a batch
     assert json.loads(read_checkpoint(run.best_checkpoint)["config"])["loader"]["batch_size"] == 3
-    monkeypatch.setattr(batch_size, "free_memory", lambda: 0)
+    monkeypatch.setattr(experiments, "free_memory", lambda: 0)
     done = segrun(*SHAPES, *TINY, "trainer.auto_batch_size=true", "run_dir=none")
     assert done.status == 1
     assert "trainer.auto_batch_size: memory does not do for a batch of 1." in done.err

@@ -1,7 +1,6 @@
 """The largest batch that fits: the search, what counts as not fitting, and the memory of a step by hand."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from torch import nn
 from seg_cli.data.labels import LabelSpace
 from seg_cli.errors import RunFailed
 from seg_cli.losses import CrossEntropy, Sum
-from seg_cli.training.batch_size import fits_gpu, free_memory, largest
+from seg_cli.training.batch_size import fits_gpu, largest
 from seg_cli.training.finetune import Phases
 from seg_cli.training.schedules import Poly
 from seg_cli.training.task import SegmentationTask
@@ -67,37 +66,6 @@ def test_another_error_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ---- memory of the machine
-
-
-def make_proc(root: Path, *, available: int, group: str = "") -> Path:
-    (root / "proc" / "self").mkdir(parents=True)
-    (root / "proc" / "meminfo").write_text(f"MemTotal:  999999 kB\nMemAvailable:    {available} kB\n")
-    if group:
-        (root / "proc" / "self" / "cgroup").write_text(f"0::/{group}\n")
-    return root / "proc"
-
-
-def limit(folder: Path, most: str, used: int, cached: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.max").write_text(f"{most}\n")
-    (folder / "memory.current").write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\nactive_file 9\n")
-
-
-def test_free_memory_is_what_the_job_may_still_take(tmp_path: Path) -> None:
-    proc, groups = make_proc(tmp_path, available=1000, group="slurm/job_3"), tmp_path / "cgroup"
-    assert free_memory(proc, groups) == 1000 * 1024
-    limit(groups / "slurm" / "job_3", "max", 10, 0)
-    assert free_memory(proc, groups) == 1000 * 1024
-    limit(groups / "slurm", "500000", 300000, 50000)
-    assert free_memory(proc, groups) == 250000
-    limit(groups / "slurm" / "job_3", "100000", 200000, 0)
-    assert free_memory(proc, groups) == 0
-
-
-def test_free_memory_here() -> None:
-    assert free_memory() > 2**20
-    assert free_memory(Path("/no/such/proc")) > 2**20
 
 
 # ---- memory of a step

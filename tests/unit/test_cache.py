@@ -82,7 +82,7 @@ def assert_same(found: FileDataset, expected: FileDataset, split: str = "train")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", ["ram", "disk"])
+@pytest.mark.parametrize("kind", ["ram", "disk", "auto"])
 def test_samples_are_those_of_the_files_which_are_read_no_more(tmp_path: Path, kind: str, workers: int) -> None:
     pairs = {"train": write_pairs(tmp_path / "data"), "val": write_pairs(tmp_path / "data", 2, start=5), "test": []}
     plain, cached = dataset(pairs, "none"), dataset(pairs, kind)
@@ -96,10 +96,8 @@ def test_samples_are_those_of_the_files_which_are_read_no_more(tmp_path: Path, k
 
     cached.prepare(workers=workers, progress=progress, say=lines.append)
     assert len(seen) == 7
-    assert [line.partition(" ")[2].partition(",")[0] for line in lines] == [
-        "5 decoded samples of train",
-        "2 decoded samples of val",
-    ]
+    said = [line.partition(" ")[2].partition(",")[0] for line in lines]
+    assert said == ([] if kind == "auto" else ["5 decoded samples of train", "2 decoded samples of val"])
     for split in ("train", "val"):
         assert_same(cached, plain, split)
     for path in files(tmp_path / "data"):
@@ -156,7 +154,7 @@ def test_none_prepares_nothing_and_another_word_is_refused(tmp_path: Path, cache
     pairs = {"train": write_pairs(tmp_path / "data", 1)}
     dataset(pairs, "none").prepare()
     assert not files(caches, "*.samples")
-    with pytest.raises(UserError, match=r"data\.cache=rom: there is no such cache\. Caches: none, ram, disk"):
+    with pytest.raises(UserError, match=r"data\.cache=rom: there is no such cache\. Caches: auto, none, ram, disk"):
         dataset(pairs, "rom")
 
 
@@ -376,6 +374,38 @@ def test_a_cache_for_which_there_is_no_room_is_refused(
     assert not files(caches, "*.samples")
     usage.free = exact + 2000
     dataset(pairs).prepare()
+
+
+@pytest.mark.parametrize("reason", ["large", "no shared memory", "not writable", "no names", "room ran out"])
+def test_what_auto_cannot_keep_is_read_from_its_files(
+    tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    pairs = {"train": write_pairs(tmp_path / "data"), "val": write_pairs(tmp_path / "more", start=7)}
+    settings: dict[str, Any] = {}
+    if reason == "large":
+        monkeypatch.setattr(cache, "_SMALL", 10_000)
+    elif reason == "no shared memory":
+        monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path / "none")
+    elif reason == "not writable":
+        monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path / "data")
+        (tmp_path / "data" / f"segrun-{os.getuid()}").write_text("")
+    elif reason == "no names":
+        settings["read_mask"] = lambda pair: read_index(pair)
+    else:
+        monkeypatch.setattr(cache, "_build", lambda *_: _full())
+    found = dataset(pairs, "auto", **settings)
+    lines: list[str] = []
+    found.prepare(say=lines.append)
+    assert not [*files(caches, "*.samples"), *files(caches, "*.tmp"), *lines]
+    assert_same(found, dataset(pairs, "none"))
+    os.unlink(pairs["train"][0].image)
+    with pytest.raises(UserError, match="not there"):
+        found.splits["train"][0]
+
+
+def _full() -> None:
+    with cache._full_is_said(Path("a")):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_room_that_runs_out_and_a_system_without_shared_memory_are_said(
