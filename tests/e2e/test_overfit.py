@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from seg_cli.config.paths import conf_dir
 from seg_cli.data.camvid import LABELS, CamVid
 from seg_cli.metrics.confusion import Scores, count, predict_labels, score
 from seg_cli.models.blocks import resize
+from seg_cli.models.classical import is_classical
 from seg_cli.training.finetune import Phases
 from seg_cli.training.precision import autocast_dtype, resolve
 from seg_cli.training.task import SegmentationTask
@@ -90,8 +92,11 @@ def overfit(config: DictConfig, images: Tensor, masks: Tensor) -> Scores:
     return score(count(predictions, masks, len(names)).sum(0).numpy())
 
 
+MODELS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_dir() / "model").glob("*.yaml"))}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
+@pytest.mark.parametrize("name", [name for name, config in MODELS.items() if not is_classical({"model": config})])
 def test_four_pictures_are_learned_by_heart(
     compose_config: Callable[..., DictConfig], shared: Path, pictures: tuple[Tensor, Tensor], name: str
 ) -> None:
