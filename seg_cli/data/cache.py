@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from torch.utils.data import Dataset as TorchDataset
 from seg_cli import __version__
 from seg_cli.data.images import picture_size, refusing_broken
 from seg_cli.data.loading import start_worker
+from seg_cli.data.locks import lock, unlock
 from seg_cli.data.sample import Sample, Split
 from seg_cli.data.workers import start_method
 from seg_cli.errors import RunFailed, UserError
@@ -73,7 +74,7 @@ class StoredSamples:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._opened = file.open("rb")
-        _lock(self._opened, exclusive=False)
+        lock(self._opened, exclusive=False)
         if not file.exists() or not os.path.samestat(file.stat(), os.fstat(self._opened.fileno())):
             raise FileNotFoundError(errno.ENOENT, "removed while it was opened", str(file))
         size = os.fstat(self._opened.fileno()).st_size
@@ -103,9 +104,9 @@ class StoredSamples:
 
     def leave(self) -> None:
         """Give up the hold on the file, and remove it if no other process uses it."""
-        if _lock(self._opened, exclusive=True, wait=False):
+        if lock(self._opened, exclusive=True, wait=False):
             self.file.unlink(missing_ok=True)
-        _unlock(self._opened)
+        unlock(self._opened)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.file,)
@@ -263,7 +264,7 @@ def _build(samples: Split, file: Path, workers: int, progress: Progress) -> Stor
     handle, name = tempfile.mkstemp(prefix=f"{file.stem}-", suffix=".tmp", dir=file.parent)
     with os.fdopen(handle, "r+b") as temporary:
         try:
-            _lock(temporary, exclusive=True)
+            lock(temporary, exclusive=True)
             end = multiprocessing.Value("q", _ALIGNMENT)
             loader = DataLoader(
                 _Written(samples, Path(name), end),
@@ -283,7 +284,7 @@ def _build(samples: Split, file: Path, workers: int, progress: Progress) -> Stor
                 temporary.write(_HEADER.pack(_MAGIC, end.value + len(index), end.value, len(samples), digest))
                 temporary.flush()
                 os.fsync(temporary.fileno())
-            _lock(temporary, exclusive=False)
+            lock(temporary, exclusive=False)
             os.replace(name, file)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -366,7 +367,7 @@ def _full_is_said(file: Path) -> Iterator[None]:
         raise RunFailed(f"data.cache: no room is left in {file.parent}, others have taken it. Make room.") from None
 
 
-# ---- locks, which end with the process that holds them
+# ---- one process at a time
 
 
 @contextmanager
@@ -374,15 +375,15 @@ def _alone(file: Path, say: Callable[[str], None]) -> Iterator[None]:
     """One process at a time may look for a cache and build it."""
     name = file.with_suffix(".lock")
     with name.open("ab") as opened:
-        if not _lock(opened, exclusive=True, wait=False):
+        if not lock(opened, exclusive=True, wait=False):
             say("data.cache: another process is building this cache; waiting for it")
-            _lock(opened, exclusive=True)
+            lock(opened, exclusive=True)
         try:
             yield
         finally:
             # Whoever waits has it open; whoever comes later finds the cache, or builds another in vain.
             name.unlink(missing_ok=True)
-            _unlock(opened)
+            unlock(opened)
 
 
 def _sweep(folder: Path, pattern: str) -> None:
@@ -391,30 +392,5 @@ def _sweep(folder: Path, pattern: str) -> None:
         with suppress(FileNotFoundError), file.open("rb") as opened:
             # A temporary file has no lock for a moment after it was made, and then is written to all the time.
             fresh = file.suffix == ".tmp" and time.time() - file.stat().st_mtime < 60
-            if not fresh and _lock(opened, exclusive=True, wait=False):
+            if not fresh and lock(opened, exclusive=True, wait=False):
                 file.unlink()
-
-
-def _lock(file: IO[bytes], *, exclusive: bool, wait: bool = True) -> bool:
-    """Whether a lock was had, in place of that which the file has.
-
-    Where the system or the file system has no locks, it always is: then two jobs may build the same cache, and the
-    later one's stays.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-    return True
-
-
-def _unlock(file: IO[bytes]) -> None:
-    """For all processes that were forked meanwhile and have the file open too."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_UN)
