@@ -143,6 +143,8 @@ class FileDataset:
         elif self.cache == "auto" and are_small((of, [pair.image for pair in of.pairs]) for of in chosen.values()):
             with suppress(NoCache, RunFailed):  # then they are read from their files
                 self._store(chosen, "ram", workers, progress, lambda line: None)
+        else:
+            leave_others(())
 
     def _store(
         self,

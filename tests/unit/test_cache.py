@@ -345,6 +345,8 @@ def test_shared_memory_of_earlier_jobs_is_given_back_by_the_next_one_of_the_proc
     two.prepare()
     assert len(files(caches / "shm", "*.samples")) == 1
     assert one.splits["train"][4].size == (32, 31)  # whoever still has it can go on
+    dataset({"train": write_pairs(tmp_path / "three", 2)}, "none").prepare()
+    assert not files(caches / "shm", "*.samples"), "nor does one that keeps nothing leave them"
 
 
 def test_a_worker_that_is_not_forked_opens_the_file_again(tmp_path: Path, caches: Path) -> None:
