@@ -14,7 +14,7 @@ from seg_cli.errors import UserError
 from seg_cli.models.blocks import Head, crop_to, init_decoder
 from seg_cli.models.encoder import Encoder
 from seg_cli.models.outputs import Outputs
-from seg_cli.models.unet import double_conv
+from seg_cli.models.unet import double_conv, step_up
 from seg_cli.models.upsample import Interpolate, Upsample
 
 
@@ -148,8 +148,7 @@ class Node(nn.Module):
 
     def forward(self, below: Tensor, before: Sequence[Tensor], positions: Mapping[int, Tensor]) -> Tensor:
         """The map (N, C, h/2, w/2) below, those (N, C', h, w) before, and positions by stride -> (N, outputs, h, w)."""
-        x = self.up(below, positions)
-        return self.convs(torch.cat((x, *before), 1) if before else x)
+        return step_up(self.up, self.convs, below, before, positions)
 
 
 class Heads(nn.Module):

@@ -9,7 +9,7 @@ Pixels are areas (``align_corners=False``) and borders replicate, except where a
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,44 @@ class Interpolate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, factor*h, factor*w)."""
         size = (self.factor * x.shape[-2], self.factor * x.shape[-1])
-        return F.interpolate(x, size, mode=self.mode, align_corners=False if self.mode == "bilinear" else None)
+        x = F.interpolate(x, size, mode=self.mode, align_corners=False if self.mode == "bilinear" else None)
+        return _DenseGradient.apply(x) if x.device.type == "cpu" and x.requires_grad else x
+
+
+class _DenseGradient(torch.autograd.Function):
+    """Hands x on; the gradient of x comes back without gaps between its pixels.
+
+    Gaps are what a concatenation along the channels leaves there in channels_last order, and what PyTorch's
+    interpolation then takes 15 times as long for on a CPU: a tenth of a U-Net's step in bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        order = torch.channels_last if gradient.stride(1) == 1 else torch.contiguous_format
+        return gradient.contiguous(memory_format=order)
+
+
+def convolve_nearest(x: Tensor, weight: Tensor) -> Tensor:
+    """The 3x3 convolution of a map that ``nearest`` has made twice as large, without making that map.
+
+    Zeros lie around, as with ``padding=1``. A pixel of the large map sees two of the small map along each axis, where a
+    kernel of 3 multiplies one of them twice. With the weights added first, 4 products of 9 are left, and the whole is a
+    transposed convolution (Shi 2016, arXiv:1609.07009).
+
+    Args:
+        x: (N, C, h, w).
+        weight: (O, C, 3, 3).
+
+    Returns:
+        (N, O, 2h, 2w)
+    """
+    sums = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)  # (O, C, 4, 4)
+    return F.conv_transpose2d(x, sums.transpose(0, 1), stride=2, padding=1)
 
 
 class FixedKernel(nn.Module):

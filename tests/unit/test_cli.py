@@ -201,7 +201,7 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_an_interrupt_while_the_config_is_composed() -> None:
     slow = "import time; from seg_cli.config import schema; from seg_cli import cli"
-    slow += "; schema.validate = lambda cfg: (print('validating', flush=True), time.sleep(60))"
+    slow += "; schema.validate = lambda cfg: (print('validating', flush=True), [time.sleep(0.1) for _ in range(600)])"
     code = f"{slow}; cli.main(['seed=1'])"
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -8,8 +8,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seg_cli.errors import UserError
+from seg_cli.models import unet
 from seg_cli.models.blocks import Head, crop_to, init_decoder
-from seg_cli.models.upsample import KERNELS, KINDS, FixedKernel, Pool, Upsample, max_unpool, pixel_shuffle, transposed
+from seg_cli.models.encoder import Encoder
+from seg_cli.models.unet import UNet
+from seg_cli.models.unetpp import UNetPlusPlus
+from seg_cli.models.upsample import (
+    KERNELS,
+    KINDS,
+    FixedKernel,
+    Pool,
+    Upsample,
+    convolve_nearest,
+    max_unpool,
+    pixel_shuffle,
+    transposed,
+)
 
 INTERPOLATING = [
     *("nearest", "area", "bilinear", "bicubic", "gaussian", "mitchell", "lanczos3", "lanczos5", "pixel_shuffle")
@@ -35,6 +49,66 @@ def built(kind: str, channels: int, factor: int) -> tuple[Upsample, dict[int, Te
         size *= 2
         positions[pool.stride] = F.max_pool2d(noise(2, channels, size, size), 2, return_indices=True)[1]
     return Upsample(kind, channels, factor, pools=steps if kind == "max_unpool" else ()), positions
+
+
+# ---- what is done in another way than it says, because that is faster
+
+
+def test_a_convolution_of_nearest_needs_no_large_map() -> None:
+    x, weight = noise(2, 5, 4, 7).double().requires_grad_(), noise(3, 5, 3, 3).double().requires_grad_()
+    found = convolve_nearest(x, weight)
+    expected = F.conv2d(Upsample("nearest", 5, 2)(x), weight, padding=1)
+    torch.testing.assert_close(found, expected)
+    wanted = noise(*found.shape).double()
+    for ours, theirs in zip(*(torch.autograd.grad(y, (x, weight), wanted) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("make", [UNet, UNetPlusPlus])
+@pytest.mark.parametrize("kind", ["nearest", "area"])
+def test_training_without_the_large_map_is_the_same_training(
+    make: type[UNet] | type[UNetPlusPlus], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = make(encoder=Encoder("resnet10t"), num_classes=3, decoder_channels=(16, 16, 8, 8, 8), upsample=kind)
+    model = model.double().train()
+    images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0)).double()
+    calls: list[torch.Size] = []
+
+    def counted(x: Tensor, weight: Tensor) -> Tensor:
+        calls.append(x.shape)
+        return convolve_nearest(x, weight)
+
+    def trained() -> tuple[Tensor, list[Tensor]]:
+        out = model(images)
+        logits = out if isinstance(out, Tensor) else out.logits
+        parameters = list(model.decoder.parameters())
+        return logits, list(torch.autograd.grad((logits**2).mean(), parameters, allow_unused=True))
+
+    monkeypatch.setattr(unet, "convolve_nearest", counted)
+    logits, gradients = trained()
+    assert calls == [torch.Size((2, 8, 32, 48))]  # the last step, to the image's size, and alone has the pixels
+    monkeypatch.setattr(unet, "_is_faster_in_one", lambda up, x: False)
+    expected, expected_gradients = trained()
+    assert len(calls) == 1
+    torch.testing.assert_close(logits, expected)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    model.eval()(images)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kind", ["nearest", "bilinear"])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_with_gaps_is_the_same_gradient(kind: str, order: torch.memory_format) -> None:
+    x, beside = noise(2, 4, 3, 5).to(memory_format=order).requires_grad_(), noise(2, 2, 6, 10).to(memory_format=order)
+    wanted = noise(2, 6, 6, 10).to(memory_format=order)
+    torch.cat((Upsample(kind, 4, 2)(x), beside), 1).backward(wanted)
+    plain = x.detach().clone().requires_grad_()
+    F.interpolate(plain, scale_factor=2, mode=kind).backward(wanted[:, :4].contiguous())
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, plain.grad)
+    assert x.grad.is_contiguous(memory_format=order)
 
 
 # ---- textbook examples
