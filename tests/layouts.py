@@ -35,6 +35,24 @@ def save_mask(path: Path, values: Sequence[int], *, palette: bool = False) -> No
     picture.save(path)
 
 
+def camvid(root: Path) -> Path:
+    """In the SegNet layout, but for the size: 48x64 frames (height x width) of two videos, void in every mask."""
+    rng = np.random.default_rng(0)
+    for split, count, suffix in (("train", 4, ".png"), ("val", 2, ".jpg"), ("test", 3, ".png")):
+        images, masks = root / split, root / f"{split}annot"
+        images.mkdir(parents=True)
+        masks.mkdir()
+        stems = [f"{'0001TP' if i % 2 else 'Seq05VD'}_{split}{i}" for i in range(count)]
+        for stem in stems:
+            mask = np.kron(rng.integers(0, 12, (6, 8)), np.ones((8, 8))).astype(np.uint8)  # 11 is void
+            mask[:8, :8] = 11
+            image = np.stack((mask * 20, 255 - mask * 20, rng.integers(0, 255, mask.shape)), 2).astype(np.uint8)
+            Image.fromarray(image).save(images / f"{stem}{suffix}")
+            Image.fromarray(mask).save(masks / f"{stem}.png")
+        (root / f"{split}.txt").write_text("\n".join(stems) + "\n")
+    return root
+
+
 def voc2012(root: Path) -> Path:
     """Three to train, two to validate, two more of SBD; 255 is the border."""
     inside = root / "VOCdevkit" / "VOC2012"

@@ -19,7 +19,7 @@ from seg_cli.config.paths import conf_dir
 from seg_cli.config.schema import validate
 from seg_cli.data.augment import Augment
 from seg_cli.runs.run import Run
-from tests.layouts import LAYOUTS
+from tests.layouts import LAYOUTS, camvid
 
 Compose = Callable[..., DictConfig]
 FILES = sorted(
@@ -29,15 +29,22 @@ FILES = sorted(
 )
 
 
-@pytest.fixture(autouse=True)
-def tiny_datasets(camvid_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What every ``data=`` finds without ``data.root``; and W&B stays out of it."""
-    root = camvid_root.parent
+@pytest.fixture(scope="module")
+def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every ``data=`` finds without ``data.root``."""
+    root = tmp_path_factory.mktemp("datasets")
+    camvid(root / "camvid")
     for name, write in LAYOUTS.items():
         write(root / name)
     for name in ("folder", "manifest", "isbi"):
         write_folder(root / name, foreground=255 if name == "isbi" else 1)
-    monkeypatch.setenv("SEGRUN_DATA", str(root))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tiny_datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets where they are looked for, a cache of the test's own; and W&B stays out of it."""
+    monkeypatch.setenv("SEGRUN_DATA", str(tiny_datasets))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
@@ -106,14 +113,14 @@ def test_the_configs_of_the_verbs_compose_and_say_what_they_are(compose_config: 
     "group",
     ["model", "encoder", "loss", "data", "augment", "crop", "optimizer", "scheduler", "resize", "finetune", "average"],
 )
-def test_its_settings_can_be_changed_one_by_one(compose_config: Compose, group: str) -> None:
+def test_its_settings_can_be_changed(compose_config: Compose, group: str) -> None:
     """A setting of a group is a plain key, so that ``group.key=value`` needs no plus sign."""
     for choice in choices(group):
         settings = compose_config(f"{group}={choice.name}")[group]
-        for key in settings:
-            value = None if OmegaConf.is_missing(settings, key) else settings[key]
-            if isinstance(value, int | float):
-                assert compose_config(f"{group}={choice.name}", f"{group}.{key}={value}")[group][key] == value
+        found = {str(key): None if OmegaConf.is_missing(settings, key) else settings[key] for key in settings}
+        numbers = {key: value for key, value in found.items() if isinstance(value, int | float)}
+        changed = compose_config(f"{group}={choice.name}", *(f"{group}.{key}={v}" for key, v in numbers.items()))
+        assert {key: changed[group][key] for key in numbers} == numbers
 
 
 @pytest.mark.parametrize(

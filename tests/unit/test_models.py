@@ -1,5 +1,6 @@
 """One contract for every architecture in ``conf/model``: shapes, sizes, types, gradients, repeatability."""
 
+import copy
 import inspect
 from collections.abc import Callable
 
@@ -32,16 +33,23 @@ SMALL: dict[str, tuple[str, ...]] = {
     "segnet_basic": ("model.channels=16",),
     "unet_paper": ("model.channels=8",),
 }
+BUILT: dict[tuple[str, ...], nn.Module] = {}
 every_model = pytest.mark.parametrize("name", MODELS)
 Compose = Callable[..., DictConfig]
 
 
 @pytest.fixture
 def build(compose_config: Compose) -> Callable[..., nn.Module]:
-    def built(name: str, *overrides: str, seed: int = 0) -> nn.Module:
-        torch.manual_seed(seed)
-        config = compose_config(f"model={name}", "encoder.name=resnet10t", *overrides, *SMALL.get(name, ()))
-        return build_model(config, CLASSES)
+    def built(name: str, *overrides: str, seed: int | None = None) -> nn.Module:
+        """A model, with a seed a new one, otherwise a copy of the first that was built so."""
+        choice = (f"model={name}", "encoder.name=resnet10t", *overrides, *SMALL.get(name, ()))
+        if seed is None and choice in BUILT:
+            return copy.deepcopy(BUILT[choice])
+        torch.manual_seed(seed or 0)
+        model = build_model(compose_config(*choice), CLASSES)
+        if seed is None and not overrides:
+            BUILT[choice] = copy.deepcopy(model)
+        return model
 
     return built
 
