@@ -22,7 +22,6 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,20 +318,25 @@ def tricks(rounds: int, device: torch.device) -> None:
     """A step of the same U-Net on a ready batch, with one trick after the other."""
     set_backends(deterministic=False)
     bf16 = precision.autocast_dtype(precision.resolve("auto", device))
-    make = partial(trick_step, device)
-    ladder = {
-        "the stock way": make(last=False, dtype=None, fused=False, ours=False, scored=True, own=False),
-        "no score in the step": make(last=False, dtype=None, fused=False, ours=False, scored=False, own=False),
-        "one log-softmax for both losses": make(
-            last=False, dtype=None, fused=False, ours=True, scored=False, own=False
-        ),
-        "channels_last": make(last=True, dtype=None, fused=False, ours=True, scored=False, own=False),
-        "bfloat16": make(last=True, dtype=bf16, fused=False, ours=True, scored=False, own=False),
-        "fused optimiser": make(last=True, dtype=bf16, fused=True, ours=True, scored=False, own=False),
-        "upsampling and convolution at once": make(
-            last=True, dtype=bf16, fused=True, ours=True, scored=False, own=True
-        ),
+    settings: dict[str, Any] = {
+        "last": False,
+        "dtype": None,
+        "fused": False,
+        "ours": False,
+        "scored": True,
+        "own": False,
     }
+    ladder = {"the stock way": trick_step(device, **settings)}
+    for name, trick in (
+        ("no score in the step", {"scored": False}),
+        ("one log-softmax for both losses", {"ours": True}),
+        ("channels_last", {"last": True}),
+        ("bfloat16", {"dtype": bf16}),
+        ("fused optimiser", {"fused": True}),
+        ("upsampling and convolution at once", {"own": True}),
+    ):
+        settings |= trick
+        ladder[name] = trick_step(device, **settings)
     times: dict[str, list[float]] = {name: [] for name in ladder}
     for _ in range(rounds + 1):
         for name, step in ladder.items():
