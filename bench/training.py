@@ -256,7 +256,14 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def trick_step(
-    device: torch.device, *, last: bool, dtype: torch.dtype | None, fused: bool, ours: bool, scored: bool, own: bool
+    device: torch.device,
+    *,
+    last: bool,
+    dtype: torch.dtype | None,
+    fused: bool,
+    our_losses: bool,
+    scored: bool,
+    our_model: bool,
 ) -> Callable[[], None]:
     """A training step of U-Net on a ready batch.
 
@@ -265,14 +272,14 @@ def trick_step(
         last: channels_last.
         dtype: of autocast; None computes in float32.
         fused: the optimiser.
-        ours: losses that share a log-softmax; else SMP's dice and PyTorch's cross-entropy.
+        our_losses: they share a log-softmax; else SMP's dice and PyTorch's cross-entropy.
         scored: torchmetrics in the step.
-        own: our U-Net, which upsamples and convolves at once; else SMP's, the same layers.
+        our_model: our U-Net, which upsamples and convolves at once; else SMP's, the same layers.
     """
     order = torch.channels_last if last else torch.contiguous_format
     images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8, device=device)
     masks = torch.randint(0, CLASSES, (BATCH, 224, 224), device=device)
-    model = our_unet() if own else nn.Sequential(Normalize([0.5] * 3, [0.5] * 3), stock_unet())
+    model = our_unet() if our_model else nn.Sequential(Normalize([0.5] * 3, [0.5] * 3), stock_unet())
     model = model.to(device).train().to(memory_format=order)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
     x = images.contiguous(memory_format=order)
@@ -284,7 +291,7 @@ def trick_step(
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, dtype):
             logits = model(x)
-            value = shared(logits, masks)[0] if ours else torch_ce(logits, masks) + smp_dice(logits, masks)
+            value = shared(logits, masks)[0] if our_losses else torch_ce(logits, masks) + smp_dice(logits, masks)
         if scored:
             iou(logits.detach().argmax(1), masks)
         value.backward()
@@ -308,7 +315,7 @@ def memory_kept(rounds: int, device: torch.device) -> tuple[float, float]:
     """Seconds of a step with all other tricks in a process that runs nothing else: without this one, and with it."""
     set_backends(deterministic=False)
     bf16 = precision.autocast_dtype(precision.resolve("auto", device))
-    step = trick_step(device, last=True, dtype=bf16, fused=True, ours=True, scored=False, own=True)
+    step = trick_step(device, last=True, dtype=bf16, fused=True, our_losses=True, scored=False, our_model=True)
     before = median_of(step, 3 * rounds)
     keep_freed_memory()
     return before, median_of(step, 3 * rounds)
@@ -322,18 +329,18 @@ def tricks(rounds: int, device: torch.device) -> None:
         "last": False,
         "dtype": None,
         "fused": False,
-        "ours": False,
+        "our_losses": False,
         "scored": True,
-        "own": False,
+        "our_model": False,
     }
     ladder = {"the stock way": trick_step(device, **settings)}
     for name, trick in (
         ("no score in the step", {"scored": False}),
-        ("one log-softmax for both losses", {"ours": True}),
+        ("one log-softmax for both losses", {"our_losses": True}),
         ("channels_last", {"last": True}),
         ("bfloat16", {"dtype": bf16}),
         ("fused optimiser", {"fused": True}),
-        ("upsampling and convolution at once", {"own": True}),
+        ("upsampling and convolution at once", {"our_model": True}),
     ):
         settings |= trick
         ladder[name] = trick_step(device, **settings)

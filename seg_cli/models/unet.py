@@ -100,10 +100,10 @@ def step_up(
     """Upsample, put other maps beside, convolve twice.
 
     Args:
-        up: an ``Upsample`` by 2.
+        up: to the size of the maps beside.
         convs: a ``double_conv``.
         x: (N, C, h, w).
-        beside: (N, C', 2h, 2w) each; there may be none.
+        beside: (N, C', h', w') each; there may be none.
         positions: by stride, for ``max_unpool`` alone.
     """
     first: Any

@@ -111,7 +111,7 @@ class _DenseGradient(torch.autograd.Function):
     """Hands x on; the gradient of x comes back without gaps between its pixels.
 
     Gaps are what a concatenation along the channels leaves there in channels_last order, and what PyTorch's
-    interpolation then takes 15 times as long for on a CPU: a tenth of a U-Net's step in bfloat16.
+    interpolation then takes 15 times as long for on a CPU: up to a tenth of a U-Net's step.
     """
 
     @staticmethod
